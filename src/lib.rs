@@ -1,1 +1,4 @@
-//! hubgate
+//! hubgate: a read-through caching gateway for the Hugging Face Hub that can prove what it served.
+
+pub mod hub;
+pub mod store;

@@ -1,0 +1,145 @@
+//! Digests of content, and the two ways in which the Hub names it: sha256 for LFS and Xet files, the git
+//! blob id for all others.
+
+use std::{fmt, str::FromStr};
+
+use sha2::Digest as _;
+
+use super::ParseError;
+
+/// The sha256 of a blob's content; its name in the store.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Sha256([u8; 32]);
+
+impl Sha256 {
+    /// The digest of `bytes`.
+    pub fn of(bytes: &[u8]) -> Self {
+        Self(sha2::Sha256::digest(bytes).into())
+    }
+
+    /// The 32 bytes.
+    pub fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+/// A git object id: `sha1("blob <length>\0" + content)` for a file.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct GitOid([u8; 20]);
+
+macro_rules! hex_text {
+    ($type:ident, $what:literal, $problem:literal) => {
+        impl fmt::Display for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&hex::encode(self.0))
+            }
+        }
+        impl fmt::Debug for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Display::fmt(self, f)
+            }
+        }
+        impl FromStr for $type {
+            type Err = ParseError;
+            fn from_str(text: &str) -> Result<Self, ParseError> {
+                let mut bytes = [0; _];
+                hex::decode_to_slice(text, &mut bytes).map_err(|_| ParseError::new($what, text, $problem))?;
+                Ok(Self(bytes))
+            }
+        }
+    };
+}
+hex_text!(Sha256, "sha256", "a sha256 is 64 hex digits");
+hex_text!(GitOid, "git object id", "a git object id is 40 hex digits");
+
+macro_rules! text_serde {
+    ($($type:ty),*) => {$(
+        impl serde::Serialize for $type {
+            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.collect_str(self)
+            }
+        }
+        impl<'de> serde::Deserialize<'de> for $type {
+            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
+                text.parse().map_err(serde::de::Error::custom)
+            }
+        }
+    )*};
+}
+text_serde!(Sha256, GitOid, super::Commit, super::Revision, super::RepoPath, super::Repo);
+
+/// How the origin names a file's content, and so how it is verified and which etag clients see.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum BlobId {
+    /// LFS and Xet files.
+    Sha256(Sha256),
+    /// All other files.
+    Git(GitOid),
+}
+
+/// The value of the strong etag that the Hub's clients expect, without quotes (PROTOCOL 3.2).
+impl fmt::Display for BlobId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Sha256(sha256) => sha256.fmt(f),
+            Self::Git(oid) => oid.fmt(f),
+        }
+    }
+}
+
+/// Computes a [`Sha256`] piece by piece.
+#[derive(Debug, Clone, Default)]
+pub struct Sha256Hasher(sha2::Sha256);
+
+impl Sha256Hasher {
+    /// Takes the next bytes.
+    pub fn update(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    /// The digest of all bytes taken.
+    pub fn finish(self) -> Sha256 {
+        Sha256(self.0.finalize().into())
+    }
+}
+
+/// Computes the [`GitOid`] of a file piece by piece, and notices SHA-1 collision attacks.
+pub struct GitHasher(sha1_checked::Sha1);
+
+impl GitHasher {
+    /// Starts a file of `size` bytes: the length is part of what git hashes.
+    pub fn new(size: u64) -> Self {
+        use sha1_checked::Digest as _;
+        let mut sha1 = sha1_checked::Sha1::new();
+        sha1.update(format!("blob {size}\0"));
+        Self(sha1)
+    }
+
+    /// Takes the next bytes.
+    pub fn update(&mut self, bytes: &[u8]) {
+        use sha1_checked::Digest as _;
+        self.0.update(bytes);
+    }
+
+    /// The id, or `None` when the content carries the marks of a SHA-1 collision attack.
+    pub fn finish(self) -> Option<GitOid> {
+        let result = self.0.try_finalize();
+        (!result.has_collision()).then(|| GitOid((*result.hash()).into()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn digests_of_known_contents_are_right() {
+        assert_eq!(Sha256::of(b"").to_string(), "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
+        let mut hasher = GitHasher::new(6);
+        hasher.update(b"hel");
+        hasher.update(b"lo\n");
+        // `printf 'hello\n' | git hash-object --stdin`
+        assert_eq!(hasher.finish().unwrap().to_string(), "ce013625030ba8dba906f756967f9e9ca394464a");
+    }
+}

@@ -1,0 +1,32 @@
+//! The Hub's language: repos, revisions, commits, paths, digests, URLs and JSON.
+//!
+//! Everything here is pure: values in, values out. No I/O, no async, no clock. Text from outside is
+//! parsed into these types once, at the edge; from there on the types are trusted.
+
+mod digest;
+mod path;
+mod repo;
+mod revision;
+
+pub use digest::{BlobId, GitHasher, GitOid, Sha256, Sha256Hasher};
+pub use path::RepoPath;
+pub use repo::{Repo, RepoKind};
+pub use revision::{Commit, Revision};
+
+/// Text from outside that is not what it should be: says what it is, what was wrong and what would do.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{what} {value:?}: {problem}")]
+pub struct ParseError {
+    /// The thing that was parsed, in the field's words: "repo id", "revision", "path".
+    pub what: &'static str,
+    /// The text as it came, shortened to 200 characters.
+    pub value: String,
+    /// What is wrong with it and what would be right.
+    pub problem: &'static str,
+}
+
+impl ParseError {
+    pub(crate) fn new(what: &'static str, value: &str, problem: &'static str) -> Self {
+        Self { what, value: value.chars().take(200).collect(), problem }
+    }
+}

@@ -1,0 +1,174 @@
+//! The names of all objects: the layout that DESIGN section 4 promises, in one place.
+//!
+//! Repos are one segment (`org--name`); paths and revisions are hashed, since as keys they clash (`a` and
+//! `a/b`), grow past 255 bytes or hold what MinIO refuses. The readable name stands in the object's body.
+
+use std::fmt;
+
+use crate::hub::{Commit, GitOid, Repo, RepoPath, Revision, Sha256};
+
+/// The name of one object, relative to the store's prefix. Segments are plain ASCII, so a key is a safe
+/// relative path in a directory too.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Key(String);
+
+/// The beginning of keys, ending in `/`, for listing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Prefix(String);
+
+impl Key {
+    /// `{"layout": 1}`.
+    pub fn layout() -> Self {
+        Self("layout.json".into())
+    }
+
+    /// A blob's content.
+    pub fn blob(sha256: &Sha256) -> Self {
+        let hex = sha256.to_string();
+        Self(format!("blobs/sha256/{}/{hex}", &hex[..2]))
+    }
+
+    /// The sha256 of a git file of this repo, once verified.
+    pub fn oid(repo: &Repo, oid: &GitOid) -> Self {
+        Self(format!("oids/{}/{oid}", of_repo(repo)))
+    }
+
+    /// One part of a commit's snapshot: `facts.json`, `tree.json`, `tree/00000.jsonl`.
+    pub fn snapshot(repo: &Repo, commit: Commit, part: &str) -> Self {
+        Self(format!("snapshots/{}/{commit}/{part}", of_repo(repo)))
+    }
+
+    /// What upstream says a repo's name, id and author are, as first seen. `repo` is the name as asked.
+    pub fn identity(repo: &Repo) -> Self {
+        Self(format!("repos/{}.json", of_repo(repo)))
+    }
+
+    /// The last look at a revision.
+    pub fn reference(repo: &Repo, revision: &Revision) -> Self {
+        Self(format!("refs/{}/{}.json", of_repo(repo), Sha256::of(revision.as_str().as_bytes())))
+    }
+
+    /// One batch of log records of one writer.
+    pub fn log(writer: &str, seq: u64) -> Self {
+        Self(format!("manifest/log/{writer}/{seq:020}.jsonl"))
+    }
+
+    /// The manifest's index entry of a file.
+    pub fn index(repo: &Repo, commit: Commit, path: &RepoPath) -> Self {
+        Self(format!("manifest/index/{}/{commit}/{}.json", of_repo(repo), Sha256::of(path.as_str().as_bytes())))
+    }
+
+    /// The text of a policy that decisions refer to.
+    pub fn policy(digest: &Sha256) -> Self {
+        Self(format!("policies/{digest}"))
+    }
+
+    /// The mark of a digest of which unverified bytes went out.
+    pub fn taint(sha256: &Sha256) -> Self {
+        Self(format!("tainted/sha256/{sha256}"))
+    }
+
+    /// A multipart upload about to begin.
+    pub fn upload(writer: &str, id: &str) -> Self {
+        Self(format!("uploads/{writer}/{id}.json"))
+    }
+
+    /// A scratch object of the start-up probe.
+    pub fn probe(writer: &str) -> Self {
+        Self(format!("uploads/{writer}/probe"))
+    }
+
+    /// A key as a store listed it; not for making up names.
+    pub fn listed(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+
+    /// The text, relative to the store's prefix.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl Prefix {
+    /// Everything.
+    pub fn all() -> Self {
+        Self(String::new())
+    }
+
+    /// All blobs.
+    pub fn blobs() -> Self {
+        Self("blobs/sha256/".into())
+    }
+
+    /// All log batches, of all writers.
+    pub fn log() -> Self {
+        Self("manifest/log/".into())
+    }
+
+    /// All index entries.
+    pub fn index() -> Self {
+        Self("manifest/index/".into())
+    }
+
+    /// All snapshots, or those of one repo.
+    pub fn snapshots(repo: Option<&Repo>) -> Self {
+        Self(repo.map_or_else(|| "snapshots/".into(), |repo| format!("snapshots/{}/", of_repo(repo))))
+    }
+
+    /// The refs of one repo.
+    pub fn references(repo: &Repo) -> Self {
+        Self(format!("refs/{}/", of_repo(repo)))
+    }
+
+    /// The identities of all repos.
+    pub fn identities() -> Self {
+        Self("repos/".into())
+    }
+
+    /// All intents of uploads.
+    pub fn uploads() -> Self {
+        Self("uploads/".into())
+    }
+
+    /// The text; empty or ending in `/`.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+fn of_repo(repo: &Repo) -> String {
+    format!("{}/{}", repo.kind().plural(), repo.segment())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hub::RepoKind;
+
+    #[test]
+    fn keys_are_safe_relative_paths_whatever_the_names() {
+        let repo = Repo::new(RepoKind::Dataset, "org/name").unwrap();
+        let commit: Commit = "1".repeat(40).parse().unwrap();
+        let path: RepoPath = "sub dir/filé #1 100%.txt".parse().unwrap();
+        let revision: Revision = "refs/pr/1".parse().unwrap();
+        let keys = [
+            Key::index(&repo, commit, &path),
+            Key::reference(&repo, &revision),
+            Key::identity(&repo),
+            Key::snapshot(&repo, commit, "facts.json"),
+            Key::blob(&Sha256::of(b"")),
+        ];
+        for key in keys {
+            let text = key.as_str();
+            assert!(text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_./".contains(&b)), "{text}");
+            assert!(text.split('/').all(|s| !s.is_empty() && s.len() < 255 && s != "." && s != ".."), "{text}");
+        }
+        assert!(Key::reference(&repo, &revision).as_str().starts_with(Prefix::references(&repo).as_str()));
+    }
+}

@@ -1,0 +1,178 @@
+//! Where everything is kept: one contract over a directory and a bucket, with the same keys.
+//!
+//! The store knows keys, bytes and sizes. It never asks upstream, never decides what may be served, and
+//! reads nothing from object metadata, which plain copies between stores lose. `aws-sdk-s3` is the named
+//! client and its types stay inside `s3`; a small trait of our own, not `object_store`'s, because a fill
+//! needs a staging file that readers follow while it grows ([`Stage`]).
+//!
+//! What every store promises (and `tests/it/store_conformance.rs` holds each of them to):
+//! - an object is there whole or not at all, whatever crashes;
+//! - what was written is read back at once by everybody;
+//! - a stage that is dropped leaves nothing visible.
+
+mod key;
+
+use std::{fs::File, ops::Range, sync::Arc, time::SystemTime};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::stream::BoxStream;
+use http_body_util::combinators::UnsyncBoxBody;
+
+use crate::hub::Sha256;
+
+pub use key::{Key, Prefix};
+
+/// The store's answers.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// A directory or a bucket.
+#[async_trait]
+pub trait Store: std::fmt::Debug + Send + Sync + 'static {
+    /// Size and age of an object; `None` where there is none.
+    async fn head(&self, key: &Key) -> Result<Option<ObjectMeta>>;
+
+    /// A small object whole. One larger than `limit` bytes is an error, not a truncation.
+    async fn get(&self, key: &Key, limit: u64) -> Result<Option<Bytes>>;
+
+    /// Opens an object for reading, or one range of it (which must lie inside the object). The body holds
+    /// a bounded buffer, and ends with an error rather than short.
+    async fn open(&self, key: &Key, range: Option<Range<u64>>) -> Result<Option<Object>>;
+
+    /// Writes a small object. With [`PutMode::Create`] an object that is there already is kept where the
+    /// store can tell (S3 servers differ); correctness must not depend on it.
+    async fn put(&self, key: &Key, body: Bytes, mode: PutMode) -> Result<PutOutcome>;
+
+    /// Begins a blob of exactly `size` bytes. `sha256` is its announced digest where one is known; a git
+    /// file's is known only at the end.
+    async fn stage(&self, size: u64, sha256: Option<Sha256>) -> Result<Box<dyn Stage>>;
+
+    /// The largest blob that can ever be staged here, with the configuration key that bounds it.
+    fn largest_stage(&self) -> Option<(u64, &'static str)>;
+
+    /// All objects below a prefix, in the order of their keys.
+    fn list(&self, prefix: &Prefix) -> BoxStream<'_, Result<ObjectMeta>>;
+
+    /// Removes an object; one that is not there is no error.
+    async fn delete(&self, key: &Key) -> Result<()>;
+
+    /// The start-up probe: reads, writes and deletes one object and looks for what would lose data.
+    /// An error names what is wrong and the remedy; a [`Probe`] says what is merely worth knowing.
+    async fn probe(&self) -> Result<Probe>;
+
+    /// Removes what dead writers left behind (staging files, unfinished uploads) longer than 24 h ago,
+    /// never a live one's. Returns how many leftovers went.
+    async fn sweep(&self) -> Result<u64>;
+}
+
+/// A blob on its way into the store: a file that is written at any offset and read by others while it
+/// grows, and that becomes an object at the end or never. Dropped before [`Stage::commit`], it leaves
+/// nothing visible and gives back what it reserved.
+#[async_trait]
+pub trait Stage: Send + Sync {
+    /// The staging file, `size` bytes long from the start. Written and read by offset, by anybody.
+    fn file(&self) -> Arc<File>;
+
+    /// Says that bytes `0..upto` are written and final, so that the store can begin to take them (upload
+    /// parts, start write-back). Returns how many bytes from the start it has taken; never waits for
+    /// more than one part.
+    async fn advance(&mut self, upto: u64) -> Result<u64>;
+
+    /// Makes the whole file the blob `sha256`, durably. Committing a blob that is there already is fine.
+    async fn commit(self: Box<Self>, sha256: Sha256) -> Result<()>;
+}
+
+/// What is known of an object without reading it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ObjectMeta {
+    /// Its key.
+    pub key: Key,
+    /// Length in bytes.
+    pub size: u64,
+    /// When it was written, by the store's clock.
+    pub modified: SystemTime,
+}
+
+/// An open object.
+pub struct Object {
+    /// Length of the whole object in bytes, whatever range was opened.
+    pub size: u64,
+    /// The bytes of the range that was asked for.
+    pub body: ObjectBody,
+}
+
+/// A body whose technique the store has chosen (preads into pooled buffers, a continued S3 GET).
+pub type ObjectBody = UnsyncBoxBody<Bytes, Error>;
+
+/// Whether [`Store::put`] may replace what is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PutMode {
+    /// Keep what is there.
+    Create,
+    /// Replace it.
+    Overwrite,
+}
+
+/// What [`Store::put`] did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PutOutcome {
+    /// The object now has the new body.
+    Written,
+    /// An object was there and was kept.
+    Existed,
+}
+
+/// What the start-up probe found.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Probe {
+    /// Whether the store honours create-only writes.
+    pub conditional_create: bool,
+    /// What an operator should know, one sentence each.
+    pub warnings: Vec<String>,
+}
+
+/// A store's failure: what kind, on which key, and the cause.
+#[derive(Debug, thiserror::Error)]
+#[error("store: {kind}{}", on_key(key.as_ref()))]
+pub struct Error {
+    /// What a caller can act on.
+    pub kind: ErrorKind,
+    /// The key, where one was at hand.
+    pub key: Option<Key>,
+    /// What the file system or S3 said.
+    #[source]
+    pub source: Option<Box<dyn std::error::Error + Send + Sync>>,
+}
+
+fn on_key(key: Option<&Key>) -> String {
+    key.map(|key| format!(" ({key})")).unwrap_or_default()
+}
+
+/// The kinds of failure.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ErrorKind {
+    /// Not to be reached, or timed out; waiting may help.
+    #[error("unreachable")]
+    Unreachable,
+    /// Asked too fast, or a passing fault; trying again helps.
+    #[error("busy")]
+    Busy,
+    /// Credentials refused or missing rights.
+    #[error("permission denied")]
+    PermissionDenied,
+    /// No room left: which limit, and the configuration key that sets it.
+    #[error("no room: {0}")]
+    Full(String),
+    /// An object that is larger than the reader was prepared for.
+    #[error("object larger than {0} bytes")]
+    TooLarge(u64),
+    /// Set up wrongly: what, and the remedy. Waiting does not help.
+    #[error("{0}")]
+    Misconfigured(String),
+    /// What is stored is not what was written.
+    #[error("corrupt: {0}")]
+    Corrupt(String),
+    /// Anything else.
+    #[error("{0}")]
+    Other(String),
+}
