@@ -1,0 +1,134 @@
+//! What the gateway is asked by and what it answers with; the types between it and `http`.
+
+use std::{net::IpAddr, ops::Range, sync::Arc};
+
+use bytes::Bytes;
+use http_body_util::combinators::UnsyncBoxBody;
+
+use crate::hub::{BlobId, Commit, Repo, RepoPath};
+
+/// Who asks. Resolved once at the edge.
+#[derive(Debug, Clone)]
+pub struct Asker {
+    /// The client's address, as `server.trusted_proxies` allow us to believe it.
+    pub address: IpAddr,
+    /// Its configured name, where its token is one of `auth.clients`; else `None`: anonymous.
+    pub name: Option<Arc<str>>,
+    /// Whether client traffic waits for the answer, or a job that can wait.
+    pub background: bool,
+}
+
+impl Asker {
+    /// The text for logs, the manifest and limits: the name, else the address.
+    pub fn label(&self) -> String {
+        self.name.as_deref().map_or_else(|| self.address.to_string(), ToOwned::to_owned)
+    }
+}
+
+/// A file that policy lets this asker have: all that HEAD says of it. Nothing has been fetched for it.
+#[derive(Debug, Clone)]
+pub struct File {
+    /// The repo under its canonical name.
+    pub repo: Repo,
+    /// The commit.
+    pub commit: Commit,
+    /// The path at that commit.
+    pub path: RepoPath,
+    /// Length in bytes.
+    pub size: u64,
+    /// How the Hub names the content; clients see it as the etag.
+    pub blob: BlobId,
+    /// Size of the LFS pointer file, for LFS files; `/raw/` shows the pointer.
+    pub pointer_size: Option<u64>,
+    /// One ASCII line for `X-HF-Warning`.
+    pub warning: Option<Arc<str>>,
+    /// What the fill and the manifest need to know of the decision.
+    pub(crate) grant: Arc<super::grant::Grant>,
+}
+
+/// Where a file is.
+#[derive(Debug, Clone)]
+pub enum Located {
+    /// At the commit and under the name that were asked for.
+    Here(File),
+    /// The asker used a branch, a tag, a short sha or another spelling: answered with a relative 307 to
+    /// the same file at its commit, with the same metadata.
+    Elsewhere(File),
+}
+
+/// An open file.
+pub struct Opened {
+    /// The bytes that follow. The whole file, though a range was asked, while a failed fill's prefix may be
+    /// about (taint, DESIGN section 5): then the answer is 200, not 206.
+    pub range: Range<u64>,
+    /// The bytes. Ends with an error, never short, when they turn out not to be what they should.
+    pub body: Body,
+    /// Where they come from, for the access log.
+    pub cached: Cached,
+}
+
+/// The bytes of an answer.
+pub type Body = UnsyncBoxBody<Bytes, BodyError>;
+
+/// Why a body broke off: the connection is broken so that the client sees it.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct BodyError(pub Box<dyn std::error::Error + Send + Sync>);
+
+/// Where an answer came from, as the access log names it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cached {
+    /// From the store.
+    Hit,
+    /// From a fill that this request began.
+    Fill,
+    /// From a fill that was under way.
+    Joined,
+    /// From the store because the origin could not be asked.
+    Stale,
+}
+
+/// A repo's facts at a commit, for `/api/{kind}s/{id}[/revision/{rev}]`.
+#[derive(Debug, Clone)]
+pub struct RepoFacts {
+    /// The repo under its canonical name.
+    pub repo: Repo,
+    /// The commit the facts are of.
+    pub commit: Commit,
+    /// Upstream's own JSON object, without siblings and without anything of Xet.
+    pub info: Arc<serde_json::Value>,
+    /// All files that policy shows, in the order of their paths.
+    pub files: Vec<TreeNode>,
+    /// One ASCII line for `X-HF-Warning`: what is withheld, and the rule's age.
+    pub warning: Option<Arc<str>>,
+}
+
+/// A file or a folder in a tree.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TreeNode {
+    /// Its path from the root.
+    pub path: RepoPath,
+    /// Its size in bytes; 0 for a folder.
+    pub size: u64,
+    /// The git object id that the Hub lists: of the tree, the file, or the LFS pointer file.
+    pub oid: crate::hub::GitOid,
+    /// For LFS files: the content's sha256 and the pointer's size.
+    pub lfs: Option<(crate::hub::Sha256, u64)>,
+    /// Whether this is a folder.
+    pub folder: bool,
+}
+
+/// A page of a tree, or the answer to paths-info.
+#[derive(Debug, Clone)]
+pub struct Listing {
+    /// The repo under its canonical name.
+    pub repo: Repo,
+    /// The commit.
+    pub commit: Commit,
+    /// The nodes, in the order of their paths.
+    pub nodes: Vec<TreeNode>,
+    /// Where the next page starts, if there is one.
+    pub next: Option<String>,
+    /// One ASCII line for `X-HF-Warning`.
+    pub warning: Option<Arc<str>>,
+}

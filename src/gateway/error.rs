@@ -1,0 +1,84 @@
+//! Why a question was not answered, in domain words. Status codes are `http/error.rs`'s business.
+
+use std::time::Duration;
+
+use crate::hub::{Commit, Repo, RepoPath, Revision, Sha256};
+
+/// A policy's no, ready to be shown.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// One ASCII line: the reason, the remedy, whom to ask. The same text everywhere.
+    pub text: String,
+    /// The rule that refused, where one did.
+    pub rule: Option<String>,
+}
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Policy says no.
+    #[error("{}", .0.text)]
+    Denied(Refusal),
+    /// The file is there, but policy hides it: the Hub's "entry not found", without a commit, so that
+    /// clients don't remember it for ever.
+    #[error("{path} is withheld by policy: {}", refusal.text)]
+    Hidden {
+        /// The path.
+        path: RepoPath,
+        /// Why.
+        refusal: Refusal,
+    },
+    /// No such repo, or the origin doesn't show it to us.
+    #[error("{0}: repository not found")]
+    RepoNotFound(Repo),
+    /// No such revision.
+    #[error("{repo}: invalid rev id: {revision}")]
+    RevisionNotFound {
+        /// The repo.
+        repo: Repo,
+        /// The revision as asked.
+        revision: Revision,
+    },
+    /// The commit has no such file or folder. A fact of the commit, remembered for ever.
+    #[error("{repo}@{commit}: entry not found")]
+    EntryNotFound {
+        /// The repo.
+        repo: Repo,
+        /// The commit.
+        commit: Commit,
+    },
+    /// The file can never be served by this gateway as it is set up: which size, which key bounds it.
+    #[error("{size} bytes are more than {key} allows ({limit} bytes); ask the operator to raise it")]
+    NeverFits {
+        /// The file's size in bytes.
+        size: u64,
+        /// The bound in bytes.
+        limit: u64,
+        /// The configuration key.
+        key: &'static str,
+    },
+    /// The origin is the cause. A definite no has a variant above; this is an outage, a refused token, a
+    /// proxy in the way, an answer that makes no sense.
+    #[error(transparent)]
+    Upstream(#[from] crate::upstream::Error),
+    /// The store is the cause.
+    #[error(transparent)]
+    Store(#[from] crate::store::Error),
+    /// Fetched content was not what the origin had announced. Nothing was stored.
+    #[error("{sha256}: fetched content does not match; not stored")]
+    Integrity {
+        /// The announced digest, or what was computed for a git file.
+        sha256: Sha256,
+    },
+    /// Work goes on behind this answer, or a limit is reached: try again.
+    #[error("{why}")]
+    Busy {
+        /// What is going on.
+        why: String,
+        /// When to come back.
+        retry_after: Duration,
+    },
+    /// A listing longer than this gateway makes.
+    #[error("{0}")]
+    TooMany(String),
+}
