@@ -1,0 +1,317 @@
+"""The suites: what stands before and behind hubgate, and what is done to it while real clients work.
+
+Each function takes the run's options and yields results; it raises `Broken` when a real component cannot do its part.
+"""
+import json
+import subprocess
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import flows
+from flows import Error, Files, Value
+from repos import LARGE_BYTES, POLICY
+from world import Broken, Exits, Gateway, PrivateCa, Script, Server, StandIn, INFRA, client_env, free_ports
+
+FLOW_SECONDS = 180
+
+
+@dataclass
+class Result:
+    client: str
+    flow: str
+    phase: str
+    seconds: float
+    problem: str = ""  # empty: passed
+
+
+@contextmanager
+def closing(server):
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+def store_settings(stack, kind, folder, port=None):
+    """The gateway's [store] for a kind of store, which is started if it is a server."""
+    if kind == "local":
+        return {"store.kind": "local", "store.local.path": str(folder / "store")}
+    script = Script(kind, folder / kind, free_ports(2))
+    stack.callback(script.stop)
+    said = json.loads(script.said)
+    return s3_settings(said, folder)
+
+
+def s3_settings(said, folder):
+    s3 = {"endpoint": said["endpoint"], "bucket": said["bucket"], "prefix": "hubgate", "region": "us-east-1", "access_key": said["access_key"], "secret_key": said["secret_key"]}
+    return {"store.kind": "s3", "spool.dir": str(folder / "spool")} | {f"store.s3.{key}": value for key, value in s3.items()}
+
+
+def upstream_settings(standin):
+    return {"upstream.endpoint": standin.url, "upstream.allowed_hosts": ["127.0.0.1"], "upstream.allow_private": True}
+
+
+def run_flow(run, client, flow, phase, gateway, exits, more_env=()):
+    """One process of a client, and everything that is wrong with what it did."""
+    ask = flow.ask(run.oracle) if callable(flow.ask) else flow.ask
+    expected = flow.expect(run.oracle)
+    home = gateway.folder / "home" / f"{flow.name}-{phase}"
+    env = client_env(gateway.url, exits, home, {**client.env, **flow.env, **dict(more_env)})
+    before, start = len(exits.attempts()), time.monotonic()
+    command = [*map(str, client.command), client.prefix + flow.action, json.dumps(ask)]
+    try:
+        done = subprocess.run(command, env=env, cwd=home, capture_output=True, text=True, errors="replace", timeout=FLOW_SECONDS)
+        problem = judge(expected, done)
+    except subprocess.TimeoutExpired:
+        problem = f"not finished after {FLOW_SECONDS} s"
+    left = sorted({attempt["host"].rsplit(":", 1)[0] for attempt in exits.attempts()[before:]} - set(flow.exits))
+    if left:
+        problem = (problem + "; " if problem else "") + f"tried to leave: {', '.join(left)}"
+    return Result(client.name, flow.name, phase, time.monotonic() - start, problem)
+
+
+def judge(expected, done):
+    """What is wrong with a finished client, or nothing."""
+    lines = done.stdout.strip().splitlines()
+    try:
+        said = json.loads(lines[-1])
+    except (IndexError, ValueError):
+        return f"exit {done.returncode} without an answer; stderr ends: {done.stderr[-1500:]}"
+    if isinstance(expected, Error):
+        if said["ok"]:
+            return f"succeeded, but should have been refused: {said}"
+        if expected.classes and said["error"] not in expected.classes:
+            return f"{said['error']}, expected {' or '.join(expected.classes)}: {said['text'][:800]}"
+        missing = [text for text in expected.texts if text not in done.stderr]
+        return f"stderr does not say {missing}; it ends: {done.stderr[-1500:]}" if missing else ""
+    if not said["ok"]:
+        return f"{said['error']}: {said['text'][:800]}; stderr ends: {done.stderr[-1500:]}"
+    if isinstance(expected, Files):
+        got, wanted = said["files"], expected.files
+        wrong = [f"{name}: {'missing' if name not in got else 'another sha256'}" for name in wanted if got.get(name) != wanted[name]]
+        return "; ".join(wrong + [f"{name}: not asked for" for name in got if name not in wanted])
+    if said["value"] != expected.value:
+        return f"got {json.dumps(said['value'])[:700]}, expected {json.dumps(expected.value)[:700]}"
+    return ""
+
+
+def chosen(run, client):
+    return [f for f in flows.flows() if client.name in f.clients and (not run.flow or run.flow in f.name)]
+
+
+def three_phases(run, client, store, wanted):
+    """Cold, warm and offline runs of a client's flows, against a gateway and a store of its own."""
+    folder = run.folder / f"{store}-{client.name}"
+    results = []
+    with ExitStack() as stack:
+        standin = stack.enter_context(closing(StandIn(run.standin, folder, run.repos, run.standin_words)))
+        settings = upstream_settings(standin) | store_settings(stack, store, folder)
+        gateway = stack.enter_context(closing(Gateway(run.hubgate, folder, settings, POLICY)))
+        exits = stack.enter_context(closing(Exits(folder, gateway.address)))
+        for phase in ("cold", "warm", "offline"):
+            before = standin.file_bytes() if phase == "warm" else None
+            if phase == "offline":
+                standin.stop()
+            results += [run_flow(run, client, flow, phase, gateway, exits) for flow in wanted]
+            if phase == "warm":
+                after = standin.file_bytes()
+                again = {name: after[name] - before.get(name, 0) for name in after if after[name] != before.get(name, 0)}
+                results.append(Result(client.name, "(no file bytes from upstream)", phase, 0, f"fetched again: {again}" if again else ""))
+        results.append(Result(client.name, "(verify)", "after", 0, gateway.verify()))
+    return results
+
+
+def local(run):
+    """Every flow of every client on the local store."""
+    jobs = [(client, chosen(run, client)) for client in run.clients]
+    # The longest first: two at a time then end together.
+    jobs = sorted((job for job in jobs if job[1]), key=lambda job: -len(job[1]))
+    with ThreadPoolExecutor(run.jobs) as pool:
+        for results in pool.map(lambda job: three_phases(run, job[0], run.store, job[1]), jobs):
+            yield from results
+
+
+def on_server(kind):
+    def suite(run):
+        with ThreadPoolExecutor(run.jobs) as pool:
+            for results in pool.map(lambda client: three_phases(run, client, kind, [flows.smoke(client)]), run.clients):
+                yield from results
+
+    suite.__doc__ = f"One flow of each client on {kind} over http."
+    return suite
+
+
+def tls(run):
+    """One smoke run of each client that can be told of a private CA, over https."""
+    folder = run.folder / "tls"
+    with ExitStack() as stack:
+        standin = stack.enter_context(closing(StandIn(run.standin, folder, run.repos, run.standin_words)))
+        ca = PrivateCa(folder / "pki")
+        settings = upstream_settings(standin) | store_settings(stack, "local", folder)
+        gateway = stack.enter_context(closing(Gateway(run.hubgate, folder, settings, POLICY, tls=ca)))
+        exits = stack.enter_context(closing(Exits(folder, gateway.address)))
+        for client in run.clients:
+            # hf-hub 0.4 with rustls has its roots compiled in: no setting reaches it.
+            if not client.name.startswith("rust0"):
+                yield run_flow(run, client, flows.smoke(client), "tls", gateway, exits, ca.env().items())
+
+
+def minilm(run):
+    """The real files of all-MiniLM-L6-v2 through transformers, and one client of each other ecosystem."""
+    repo = flows.MINILM
+    whole = flows.Flow("minilm", ("hub240", "hub023", "js", "rust1"), "snapshot", flows.ask(repo), flows.files(repo))
+    wanted = {"tf5": [f for f in flows.framework_flows() if "tf5" in f.clients]}
+    for client in run.clients:
+        for_it = wanted.get(client.name, [whole] if client.name in whole.clients else [])
+        if for_it:
+            yield from three_phases(run, client, "local", for_it)
+
+
+def refusal(run):
+    """Only the refusals, cold: the stderr of an uncaught script, for every client."""
+    folder = run.folder / "refusal"
+    with ExitStack() as stack:
+        standin = stack.enter_context(closing(StandIn(run.standin, folder, run.repos, run.standin_words)))
+        gateway = stack.enter_context(closing(Gateway(run.hubgate, folder, upstream_settings(standin) | store_settings(stack, "local", folder), POLICY)))
+        exits = stack.enter_context(closing(Exits(folder, gateway.address)))
+        for client in run.clients:
+            for flow in flows.refusal_flows():
+                if client.name in flow.clients:
+                    yield run_flow(run, client, flow, "cold", gateway, exits)
+        asked = [path for path in standin.counters()["paths"] if "forbidden" in path or "other/unknown" in path]
+        yield Result("hubgate", "(nothing asked of a denied repo)", "cold", 0, f"asked upstream: {asked}" if asked else "")
+
+
+def egress(run):
+    """The upstream through squid alone, with basic auth: an http and an https origin, an http and an https proxy."""
+    for origin in ("http", "https"):
+        for proxy in ("http", "https"):
+            yield from through_squid(run, origin, proxy)
+
+
+def through_squid(run, origin, proxy):
+    folder = run.folder / f"squid-{origin}-{proxy}"
+    phase = f"{origin} via {proxy}"
+    with ExitStack() as stack:
+        words = [*run.standin_words, "--public", "hub.test", "--cdn-public", "cdn.hub.test"]
+        if origin == "https":
+            words += ["--tls", "--ca-out", str(folder / "origin-ca.pem")]
+        standin = stack.enter_context(closing(StandIn(run.standin, folder, run.repos, words)))
+        port = free_ports(2)
+        squid = Script("squid", folder / "squid", port, standin.port, standin.cdn_port)
+        stack.callback(squid.stop)
+        settings = {
+            "upstream.endpoint": f"{origin}://hub.test:{standin.port}",
+            "upstream.allowed_hosts": ["hub.test"],
+            "upstream.proxy": f"{proxy}://localhost:{port if proxy == 'http' else port + 1}",
+            "upstream.proxy_user": "egress",
+            "upstream.proxy_password": "egress-secret",
+        }
+        authorities = [path for path in (folder / "origin-ca.pem" if origin == "https" else None, folder / "squid/proxy-ca.pem" if proxy == "https" else None) if path]
+        if authorities:
+            bundle = folder / "ca.pem"
+            bundle.write_text("".join(path.read_text() for path in authorities))
+            settings["upstream.ca_file"] = str(bundle)
+        gateway = stack.enter_context(closing(Gateway(run.hubgate, folder, settings | store_settings(stack, "local", folder), POLICY)))
+        exits = stack.enter_context(closing(Exits(folder, gateway.address)))
+        for name in ("hub240", "hub023"):
+            client = next(c for c in flows.clients() if c.name == name)
+            yield run_flow(run, client, flows.smoke(client), phase, gateway, exits)
+        yield Result("hubgate", "(only through squid)", phase, 0, bypasses(standin, folder / "squid/access.log", origin))
+
+
+def bypasses(standin, access_log, origin):
+    """What the stand-in got that squid did not carry. Over https squid sees tunnels, over http every request."""
+    lines = [line.split() for line in Path(access_log).read_text().splitlines()]
+    carried = [line for line in lines if len(line) > 6 and line[3].endswith("/200") or line[5] in ("GET", "HEAD", "POST") and "DENIED" not in line[3]]
+    counters = standin.counters()
+    strangers = [line for line in carried if line[7] != "egress"]
+    if strangers:
+        return f"squid carried requests without the account: {strangers[:3]}"
+    if not carried:
+        return "squid carried nothing"
+    if origin == "http" and len(carried) != counters["requests"]:
+        return f"squid carried {len(carried)} requests, the stand-in got {counters['requests']}"
+    if origin == "https" and len(carried) != counters["connections"]:
+        return f"squid carried {len(carried)} tunnels, the stand-in got {counters['connections']} connections"
+    return ""
+
+
+def s3throttle(run):
+    """huggingface_hub 0.23.5 gets its file although S3 takes it at a quarter of the origin's speed."""
+    folder = run.folder / "s3throttle"
+    speed = LARGE_BYTES // 8
+    client = next(c for c in flows.clients() if c.name == "hub023")
+    flow = next(f for f in flows.hub_flows() if f.name == "large")
+    with ExitStack() as stack:
+        standin = stack.enter_context(closing(StandIn(run.standin, folder, run.repos, run.standin_words)))
+        standin.fault({"kind": "slow", "bytes_per_second": speed}, path="*weights.bin*")
+        script = Script("minio", folder / "minio", free_ports(2))
+        stack.callback(script.stop)
+        said = json.loads(script.said)
+        relay, target = free_ports(), said["endpoint"].rsplit(":", 1)[1]
+        slow = stack.enter_context(closing(Server("throttle", ["python3", INFRA / "throttle.py", relay, target, speed // 4], folder)))
+        said["endpoint"] = f"http://127.0.0.1:{relay}"
+        slow.wait(lambda: free_ports() and not slow.process.poll())
+        gateway = stack.enter_context(closing(Gateway(run.hubgate, folder, upstream_settings(standin) | s3_settings(said, folder), POLICY)))
+        exits = stack.enter_context(closing(Exits(folder, gateway.address)))
+        yield run_flow(run, client, flow, "throttled", gateway, exits)
+        yield Result("hubgate", "(verify)", "after", 0, gateway.verify())
+
+
+def resume(run):
+    """One flipped byte and a cut before the end, then an honest origin: no client may end with a wrong file."""
+    folder = run.folder / "resume"
+    flow = next(f for f in flows.hub_flows() if f.name == "large")
+    for client in run.clients:
+        if client.name not in flows.HUB:
+            continue
+        with ExitStack() as stack:
+            own = folder / client.name
+            standin = stack.enter_context(closing(StandIn(run.standin, own, run.repos, run.standin_words)))
+            gateway = stack.enter_context(closing(Gateway(run.hubgate, own, upstream_settings(standin) | store_settings(stack, "local", own), POLICY)))
+            exits = stack.enter_context(closing(Exits(own, gateway.address)))
+            # The first answer lies early and breaks off late; the fill's own resumption then brings the honest
+            # rest, so the digest is wrong. What follows is honest throughout.
+            standin.fault({"kind": "flip_byte", "at": 20_000_000}, path="acme/large/weights.bin", origin="cdn", times=1)
+            standin.fault({"kind": "cut_after", "bytes": LARGE_BYTES - 5_000_000}, path="acme/large/weights.bin", origin="cdn", times=1)
+            first = attack_flow(run, client, flow, gateway, exits, "attacked")
+            yield first
+            standin.clear_faults()
+            yield attack_flow(run, client, flow, gateway, exits, "again", keep=True)
+            # In the end a patient user gets the honest file, and the store never kept the other.
+            yield run_flow(run, client, flow, "honest", gateway, exits)
+            yield Result(client.name, "(verify)", "after", 0, gateway.verify())
+
+
+def attack_flow(run, client, flow, gateway, exits, phase, keep=False):
+    """A download that may fail but must not succeed with other bytes; `keep` goes on with the client's own cache."""
+    home = gateway.folder / "home" / "attack"
+    env = client_env(gateway.url, exits, home, {**client.env, **flow.env}, keep=keep)
+    start = time.monotonic()
+    command = [*map(str, client.command), flow.action, json.dumps(flow.ask)]
+    try:
+        done = subprocess.run(command, env=env, cwd=home, capture_output=True, text=True, errors="replace", timeout=FLOW_SECONDS)
+        said = json.loads(done.stdout.strip().splitlines()[-1])
+    except subprocess.TimeoutExpired:
+        return Result(client.name, "resume", phase, time.monotonic() - start, f"not finished after {FLOW_SECONDS} s")
+    except (IndexError, ValueError):
+        return Result(client.name, "resume", phase, time.monotonic() - start, f"no answer; stderr ends: {done.stderr[-800:]}")
+    wrong = said["ok"] and said["files"] != flow.expect(run.oracle).files
+    return Result(client.name, "resume", phase, time.monotonic() - start, "ended with a WRONG FILE" if wrong else "")
+
+
+SUITES = {
+    "local": local,
+    "minio": on_server("minio"),
+    "versitygw": on_server("versitygw"),
+    "tls": tls,
+    "squid": egress,
+    "minilm": minilm,
+    "resume": resume,
+    "s3throttle": s3throttle,
+    "refusal": refusal,
+}
