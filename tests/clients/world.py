@@ -118,11 +118,10 @@ class StandIn:
     def __init__(self, binary, folder, repos, extra=()):
         listen, cdn, control = (free_ports() for _ in range(3))
         words = [binary, "--listen", f"127.0.0.1:{listen}", "--cdn-listen", f"127.0.0.1:{cdn}", "--control", f"127.0.0.1:{control}"]
-        for name, directory in repos.items():
-            words += ["--repo", f"{name}={directory}"]
         self.port, self.cdn_port = listen, cdn
         self.control = f"http://127.0.0.1:{control}"
-        self.server = Server("standin", [*words, *extra], folder)
+        self.address = f"127.0.0.1:{listen}"
+        self.server = Server("standin", [*words, *repos, *extra], folder)
         self.ready = self.server.wait(self._first_line)
         self.url = f"http://127.0.0.1:{listen}"
 
@@ -142,6 +141,9 @@ class StandIn:
     def fault(self, kind, **narrowed):
         """Sets one; see the stand-in's faults.rs for the kinds."""
         fetch(self.control + "/-/standin/faults", {"fault": kind, **narrowed})
+
+    def faults(self):
+        return json.loads(fetch(self.control + "/-/standin/faults"))
 
     def clear_faults(self):
         fetch(self.control + "/-/standin/faults", method="DELETE")

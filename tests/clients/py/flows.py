@@ -25,7 +25,7 @@ def digest_below(root):
     return {
         path.relative_to(root).as_posix(): sha256(path.read_bytes())
         for path in sorted(root.rglob("*"))
-        if path.is_file() and ".cache" not in path.relative_to(root).parts
+        if path.is_file() and not {".cache", ".huggingface"} & set(path.relative_to(root).parts)
     }
 
 
