@@ -88,6 +88,8 @@ impl Recorded {
 /// All counts at one moment.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Counters {
+    /// Connections that were accepted.
+    pub connections: u64,
     /// Requests in all.
     pub requests: u64,
     /// Body bytes in all.
@@ -140,6 +142,11 @@ impl Counting {
 
     fn tick(&self) {
         self.changed.send_modify(|tick| *tick += 1);
+    }
+
+    pub(crate) fn connected(&self) {
+        self.lock().connections += 1;
+        self.tick();
     }
 
     pub(crate) fn arrived(&self, mut request: Recorded) -> u64 {

@@ -26,6 +26,10 @@ pub(crate) struct OriginHandler {
 }
 
 impl Handler for OriginHandler {
+    fn connected(&self) {
+        self.state.counting.connected();
+    }
+
     async fn handle(&self, request: Request<Incoming>, connection: Arc<Connection>) -> io::Result<Response<Body>> {
         let (parts, body) = request.into_parts();
         let (path, raw_query) = ask::path_and_query(&parts);

@@ -71,6 +71,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Breakable<S> {
 
 /// Answers one request, or says that the connection closes without an answer.
 pub(crate) trait Handler: Clone + Send + Sync + 'static {
+    /// A connection was accepted.
+    fn connected(&self) {}
+
     fn handle(
         &self,
         request: Request<Incoming>,
@@ -118,6 +121,7 @@ async fn accept(listener: TcpListener, tls: Option<TlsAcceptor>, handler: impl H
             continue;
         };
         drop(socket.set_nodelay(true));
+        handler.connected();
         let (tls, handler) = (tls.clone(), handler.clone());
         connections.spawn(async move {
             match tls {
