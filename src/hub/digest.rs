@@ -12,6 +12,9 @@ use super::ParseError;
 pub struct Sha256([u8; 32]);
 
 impl Sha256 {
+    /// Stands where a digest goes and there is nothing to hash, as before the first record of a chain.
+    pub const ZERO: Self = Self([0; 32]);
+
     /// The digest of `bytes`.
     pub fn of(bytes: &[u8]) -> Self {
         Self(sha2::Sha256::digest(bytes).into())
@@ -67,7 +70,7 @@ macro_rules! text_serde {
         }
     )*};
 }
-text_serde!(Sha256, GitOid, super::Commit, super::Revision, super::RepoPath, super::Repo);
+text_serde!(Sha256, GitOid, BlobId, super::Commit, super::Revision, super::RepoPath, super::Repo);
 
 /// How the origin names a file's content, and so how it is verified and which etag clients see.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -85,6 +88,14 @@ impl fmt::Display for BlobId {
             Self::Sha256(sha256) => sha256.fmt(f),
             Self::Git(oid) => oid.fmt(f),
         }
+    }
+}
+
+/// Reads what `Display` writes; the length tells which of the two it is.
+impl FromStr for BlobId {
+    type Err = ParseError;
+    fn from_str(text: &str) -> Result<Self, ParseError> {
+        if text.len() == 64 { text.parse().map(Self::Sha256) } else { text.parse().map(Self::Git) }
     }
 }
 

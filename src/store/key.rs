@@ -116,6 +116,11 @@ impl Prefix {
         Self("manifest/index/".into())
     }
 
+    /// The index entries of one commit.
+    pub fn index_of(repo: &Repo, commit: Commit) -> Self {
+        Self(format!("manifest/index/{}/{commit}/", of_repo(repo)))
+    }
+
     /// All snapshots, or those of one repo.
     pub fn snapshots(repo: Option<&Repo>) -> Self {
         Self(repo.map_or_else(|| "snapshots/".into(), |repo| format!("snapshots/{}/", of_repo(repo))))

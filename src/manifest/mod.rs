@@ -1,0 +1,148 @@
+//! The proof of what came in: a log that only grows, and an index that says what may be served.
+//!
+//! The order of a store is blob, log record, index entry, release to readers; whatever a crash leaves in
+//! between is completed by the next fill of that file or by `hubgate verify --repair`, and doing it twice is
+//! harmless. Removal goes the same way: log record, index entry, and the blob last.
+//!
+//! - [`Manifest`] writes: one chain of records per process, batched, and the index behind it.
+//!
+//! Nothing here asks upstream, decides what may be served, or deletes a blob.
+
+mod chain;
+mod entry;
+mod index;
+mod record;
+#[cfg(test)]
+pub(crate) mod testing;
+
+use std::{collections::HashSet, sync::Arc};
+
+use bytes::Bytes;
+use futures_util::stream::BoxStream;
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    hub::{Commit, Repo, RepoPath, Sha256},
+    store::{self, Key, PutMode, Store},
+};
+
+pub use entry::Entry;
+pub use record::{NewRecord, Record, What, WriterId};
+
+/// The manifest's answers.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// How many records may wait to be written; a caller beyond them waits its turn.
+const QUEUED_RECORDS: usize = 1024;
+
+/// What can go wrong with the manifest. It can be cloned since a failed batch has many waiters.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum Error {
+    /// The log could not be written: nothing was recorded, as far as the store has told. The blob stays:
+    /// the next fill of the file finds it.
+    #[error("the manifest's log could not be written")]
+    Log(#[source] Arc<store::Error>),
+    /// Something else stands where this writer's next record belongs.
+    #[error(
+        "the log object {0} holds records that this process did not write; find out who writes under this \
+         writer's name, then restart hubgate to begin a new chain"
+    )]
+    Taken(Key),
+    /// The log has the record, the index does not: the file is not served until the next fill of it, or
+    /// `hubgate verify --repair`.
+    #[error("the manifest's index could not be written")]
+    Index(#[source] Arc<store::Error>),
+    /// Log, index or policies could not be read or written.
+    #[error("the manifest could not be read")]
+    Read(#[source] Arc<store::Error>),
+    /// A record has no form as JSON.
+    #[error("a manifest record could not be put in JSON")]
+    Json(#[from] Arc<serde_json::Error>),
+    /// hubgate is stopping.
+    #[error("the manifest takes no more records: hubgate is stopping")]
+    Closed,
+}
+
+/// The manifest of this process. Cheap to clone; all clones write one chain.
+#[derive(Debug, Clone)]
+pub struct Manifest {
+    writer: WriterId,
+    queue: mpsc::Sender<chain::Waiting>,
+    index: index::Index,
+    store: Arc<dyn Store>,
+    policies: Arc<tokio::sync::Mutex<HashSet<Sha256>>>,
+}
+
+impl Manifest {
+    /// Starts the task that owns this writer's chain. When `shutdown` is cancelled it writes what has been
+    /// handed in and ends; cancel it after the last fill has ended, and wait for `tracker`.
+    pub fn start(store: Arc<dyn Store>, writer: WriterId, tracker: &TaskTracker, shutdown: CancellationToken) -> Self {
+        let index = index::Index::new(store.clone());
+        let (queue, waiting) = mpsc::channel(QUEUED_RECORDS);
+        let chain = chain::Chain::new(writer.clone(), store.clone(), index.clone(), tracker.clone());
+        tracker.spawn(chain.run(waiting, shutdown));
+        Self { writer, queue, index, store, policies: Arc::default() }
+    }
+
+    /// The name of this process's chain.
+    pub fn writer(&self) -> &WriterId {
+        &self.writer
+    }
+
+    /// Records that a file was stored. Its blob must be committed before. Returns when the log record is
+    /// durable and the index entry is written: from then on it may be released to readers.
+    ///
+    /// A caller that stops waiting does not stop the record. On an error leave the blob: the record may have
+    /// arrived all the same.
+    pub async fn record_stored(&self, mut fact: NewRecord) -> Result<Arc<Entry>> {
+        fact.what = What::Stored;
+        let entry = Arc::new(Entry::of(&fact));
+        self.append(fact).await?;
+        self.index.remember(entry.clone()).await;
+        Ok(entry)
+    }
+
+    /// Records that a file was evicted or withdrawn, and removes its index entry. Delete the blob after this
+    /// has returned, never before. A record of another kind is logged and leaves the index alone.
+    pub async fn record(&self, fact: NewRecord) -> Result<()> {
+        self.append(fact).await
+    }
+
+    async fn append(&self, fact: NewRecord) -> Result<()> {
+        let (done, end) = oneshot::channel();
+        self.queue.send(chain::Waiting { fact, done }).await.map_err(|_| Error::Closed)?;
+        end.await.map_err(|_| Error::Closed)?
+    }
+
+    /// The entry of a file, if it may be served. Found ones are kept in memory (bounded in bytes, for a
+    /// minute, since another process may evict); "not there" is asked anew each time, since another process
+    /// may store it at any moment. An entry that can't be read counts as not there, loudly: the next fill
+    /// writes it anew.
+    pub async fn entry(&self, repo: &Repo, commit: Commit, path: &RepoPath) -> Result<Option<Arc<Entry>>> {
+        self.index.entry(repo, commit, path).await
+    }
+
+    /// All entries of a commit, in no order that means anything.
+    pub fn entries_of(&self, repo: &Repo, commit: Commit) -> BoxStream<'_, Result<Arc<Entry>>> {
+        index::entries_of(&*self.store, repo, commit)
+    }
+
+    /// Drops what memory holds of a file, as when its blob turns out to be gone.
+    pub async fn forget(&self, repo: &Repo, commit: Commit, path: &RepoPath) {
+        self.index.forget(repo, commit, path).await;
+    }
+
+    /// Keeps the text of the policy that decisions refer to, once per process. To be called before the first
+    /// record that names the digest.
+    pub async fn remember_policy(&self, digest: Sha256, text: &str) -> Result<()> {
+        let mut known = self.policies.lock().await;
+        if !known.contains(&digest) {
+            let body = Bytes::copy_from_slice(text.as_bytes());
+            let put = self.store.put(&Key::policy(&digest), body, PutMode::Create).await;
+            put.map_err(|error| Error::Log(Arc::new(error)))?;
+            known.insert(digest);
+        }
+        Ok(())
+    }
+}
