@@ -5,7 +5,7 @@ use std::{net::IpAddr, ops::Range, sync::Arc};
 use bytes::Bytes;
 use http_body_util::combinators::UnsyncBoxBody;
 
-use crate::hub::{BlobId, Commit, Repo, RepoPath};
+use crate::hub::{BlobId, Commit, Repo, RepoPath, TreeNode};
 
 /// Who asks. Resolved once at the edge.
 #[derive(Debug, Clone)]
@@ -101,21 +101,6 @@ pub struct RepoFacts {
     pub files: Vec<TreeNode>,
     /// One ASCII line for `X-HF-Warning`: what is withheld, and the rule's age.
     pub warning: Option<Arc<str>>,
-}
-
-/// A file or a folder in a tree.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TreeNode {
-    /// Its path from the root.
-    pub path: RepoPath,
-    /// Its size in bytes; 0 for a folder.
-    pub size: u64,
-    /// The git object id that the Hub lists: of the tree, the file, or the LFS pointer file.
-    pub oid: crate::hub::GitOid,
-    /// For LFS files: the content's sha256 and the pointer's size.
-    pub lfs: Option<(crate::hub::Sha256, u64)>,
-    /// Whether this is a folder.
-    pub folder: bool,
 }
 
 /// A page of a tree, or the answer to paths-info.

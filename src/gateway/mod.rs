@@ -6,7 +6,8 @@
 mod answer;
 mod error;
 
-pub use answer::{Asker, Body, BodyError, Cached, File, Listing, Located, Opened, RepoFacts, TreeNode};
+pub use answer::{Asker, Body, BodyError, Cached, File, Listing, Located, Opened, RepoFacts};
+pub use crate::hub::TreeNode;
 pub use error::{Error, Refusal};
 
 /// The gateway's answers.

@@ -7,11 +7,18 @@ mod digest;
 mod path;
 mod repo;
 mod revision;
+mod route;
+mod wire;
 
 pub use digest::{BlobId, GitHasher, GitOid, Sha256, Sha256Hasher};
 pub use path::RepoPath;
 pub use repo::{Repo, RepoKind};
 pub use revision::{Commit, Revision};
+pub use route::{CommitsQuery, GitService, HubRoute, InfoQuery, ListQuery, RouteError, TreeQuery};
+pub use wire::{
+    CommitAuthor, CommitInfo, EntryKind, Gated, InfoSibling, LfsInfo, LfsPointer, MaskedOid, PathsInfoRequest, RefInfo,
+    Refs, RepoInfo, StatedLicense, TreeEntry, TreeNode, info_answer, strip_xet,
+};
 
 /// Text from outside that is not what it should be: says what it is, what was wrong and what would do.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

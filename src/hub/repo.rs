@@ -78,10 +78,13 @@ pub struct Repo {
     id: Arc<str>,
 }
 
+/// No repo's first label: these begin URLs of another meaning, and `datasets/x` would be two repos.
+const RESERVED: [&str; 6] = ["api", "models", "datasets", "spaces", "kernels", "buckets"];
+
 impl Repo {
     /// Checks an id by the Hub's rules (`validate_repo_id` of `huggingface_hub`): one or two labels of
     /// `[A-Za-z0-9_.-]`, each at most 96 characters, not starting or ending with `-` or `.`, no `--`, no
-    /// `..`, not ending in `.git`.
+    /// `..`, not ending in `.git`; and the first label is none of the words that begin the Hub's own URLs.
     pub fn new(kind: RepoKind, id: &str) -> Result<Self, ParseError> {
         let wrong = |problem| Err(ParseError::new("repo id", id, problem));
         let labels: Vec<&str> = id.split('/').collect();
@@ -98,6 +101,9 @@ impl Repo {
             if label.starts_with(['-', '.']) || label.ends_with(['-', '.']) {
                 return wrong("no part of a repo id starts or ends with `-` or `.`");
             }
+        }
+        if RESERVED.iter().any(|name| labels[0].eq_ignore_ascii_case(name)) {
+            return wrong("the Hub keeps `api`, `models`, `datasets`, `spaces`, `kernels` and `buckets` for itself");
         }
         if id.contains("--") || id.contains("..") {
             return wrong("`--` and `..` are not allowed in a repo id");
@@ -162,9 +168,24 @@ mod tests {
             let repo = Repo::new(RepoKind::Dataset, good).unwrap();
             assert_eq!(repo.to_string().parse::<Repo>().unwrap(), repo);
         }
-        for bad in
-            ["", "/", "a/", "/a", "a/b/c", "..", "a/..", "a--b/c", "a b", "a/b.git", "-a/b", "a/b.", "a/é", "a%2Fb"]
-        {
+        for bad in [
+            "",
+            "/",
+            "a/",
+            "/a",
+            "a/b/c",
+            "..",
+            "a/..",
+            "a--b/c",
+            "a b",
+            "a/b.git",
+            "-a/b",
+            "a/b.",
+            "a/é",
+            "a%2Fb",
+            "datasets/a",
+            "API/a",
+        ] {
             assert!(Repo::new(RepoKind::Model, bad).is_err(), "{bad:?} was accepted");
         }
     }
