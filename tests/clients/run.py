@@ -49,6 +49,11 @@ def prepare(run):
     return truth
 
 
+def short(text, most=1600):
+    """Its start and its end: the cause and what a person would see last."""
+    return text if len(text) <= most else f"{text[: most // 2]} [...] {text[-most // 2 :]}"
+
+
 def table(results):
     """One line a client and flow, one column a phase."""
     rows = {}
@@ -73,7 +78,7 @@ def main():
                     for result in SUITES[name](run):
                         results.append(result)
                         if result.problem:
-                            print(f"  FAILED {result.client} {result.flow} {result.phase}: {result.problem}", flush=True)
+                            print(f"  FAILED {result.client} {result.flow} {result.phase}: {short(result.problem)}", flush=True)
                 except Broken as error:
                     results.append(Result("-", name, "start", 0, str(error)))
                     print(f"  FAILED to run: {error}", flush=True)

@@ -3,7 +3,9 @@
 Each function takes the run's options and yields results; it raises `Broken` when a real component cannot do its part.
 """
 import json
+import socket
 import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -266,9 +268,9 @@ def s3throttle(run):
         stack.callback(script.stop)
         said = json.loads(script.said)
         relay, target = free_ports(), said["endpoint"].rsplit(":", 1)[1]
-        slow = stack.enter_context(closing(Server("throttle", ["python3", INFRA / "throttle.py", relay, target, speed // 4], folder)))
+        slow = stack.enter_context(closing(Server("throttle", [sys.executable, INFRA / "throttle.py", relay, target, speed // 4], folder)))
         said["endpoint"] = f"http://127.0.0.1:{relay}"
-        slow.wait(lambda: free_ports() and not slow.process.poll())
+        slow.wait(lambda: socket.create_connection(("127.0.0.1", relay), 1).close() or True)
         gateway = stack.enter_context(closing(Gateway(run.hubgate, folder, upstream_settings(standin) | s3_settings(said, folder), POLICY)))
         exits = stack.enter_context(closing(Exits(folder, gateway.address)))
         yield run_flow(run, client, flow, "throttled", gateway, exits)
