@@ -15,7 +15,8 @@ from pathlib import Path
 
 import flows
 import repos
-from suites import SUITES, Result, closing
+from play import Result
+from suites import SUITES, closing
 from world import Broken, StandIn
 
 

@@ -1,32 +1,19 @@
 """The suites: what stands before and behind hubgate, and what is done to it while real clients work.
 
-Each function takes the run's options and yields results; it raises `Broken` when a real component cannot do its part.
+Each function takes the run's options and yields results; `Broken` comes through it when a real component cannot do its part.
 """
 import json
 import socket
-import subprocess
 import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import flows
-from flows import Error, Files, Value
+from flows import Error
+from play import Result, attack_flow, patiently, run_flow
 from repos import LARGE_BYTES, POLICY
-from world import Broken, Exits, Gateway, PrivateCa, Script, Server, StandIn, INFRA, client_env, free_ports
-
-FLOW_SECONDS = 180
-
-
-@dataclass
-class Result:
-    client: str
-    flow: str
-    phase: str
-    seconds: float
-    problem: str = ""  # empty: passed
+from world import INFRA, Exits, Gateway, PrivateCa, Script, Server, StandIn, free_ports
 
 
 @contextmanager
@@ -37,14 +24,13 @@ def closing(server):
         server.stop()
 
 
-def store_settings(stack, kind, folder, port=None):
+def store_settings(stack, kind, folder):
     """The gateway's [store] for a kind of store, which is started if it is a server."""
     if kind == "local":
         return {"store.kind": "local", "store.local.path": str(folder / "store")}
     script = Script(kind, folder / kind, free_ports(2))
     stack.callback(script.stop)
-    said = json.loads(script.said)
-    return s3_settings(said, folder)
+    return s3_settings(json.loads(script.said), folder)
 
 
 def s3_settings(said, folder):
@@ -54,50 +40,6 @@ def s3_settings(said, folder):
 
 def upstream_settings(standin):
     return {"upstream.endpoint": standin.url, "upstream.allowed_hosts": ["127.0.0.1"], "upstream.allow_private": True}
-
-
-def run_flow(run, client, flow, phase, gateway, exits, more_env=()):
-    """One process of a client, and everything that is wrong with what it did."""
-    ask = flow.ask(run.oracle) if callable(flow.ask) else flow.ask
-    expected = flow.expect(run.oracle)
-    home = gateway.folder / "home" / f"{flow.name}-{phase}"
-    env = client_env(gateway.url, exits, home, {**client.env, **flow.env, **dict(more_env)})
-    before, start = len(exits.attempts()), time.monotonic()
-    command = [*map(str, client.command), client.prefix + flow.action, json.dumps(ask)]
-    try:
-        done = subprocess.run(command, env=env, cwd=home, capture_output=True, text=True, errors="replace", timeout=FLOW_SECONDS)
-        problem = judge(expected, done)
-    except subprocess.TimeoutExpired:
-        problem = f"not finished after {FLOW_SECONDS} s"
-    left = sorted({attempt["host"].rsplit(":", 1)[0] for attempt in exits.attempts()[before:]} - set(flow.exits))
-    if left:
-        problem = (problem + "; " if problem else "") + f"tried to leave: {', '.join(left)}"
-    return Result(client.name, flow.name, phase, time.monotonic() - start, problem)
-
-
-def judge(expected, done):
-    """What is wrong with a finished client, or nothing."""
-    lines = done.stdout.strip().splitlines()
-    try:
-        said = json.loads(lines[-1])
-    except (IndexError, ValueError):
-        return f"exit {done.returncode} without an answer; stderr ends: {done.stderr[-1500:]}"
-    if isinstance(expected, Error):
-        if said["ok"]:
-            return f"succeeded, but should have been refused: {said}"
-        if expected.classes and said["error"] not in expected.classes:
-            return f"{said['error']}, expected {' or '.join(expected.classes)}: {said['text'][:800]}"
-        missing = [text for text in expected.texts if text not in done.stderr]
-        return f"stderr does not say {missing}; it ends: {done.stderr[-1500:]}" if missing else ""
-    if not said["ok"]:
-        return f"{said['error']}: {said['text'][:800]}; stderr ends: {done.stderr[-1500:]}"
-    if isinstance(expected, Files):
-        got, wanted = said["files"], expected.files
-        wrong = [f"{name}: {'missing' if name not in got else 'another sha256'}" for name in wanted if got.get(name) != wanted[name]]
-        return "; ".join(wrong + [f"{name}: not asked for" for name in got if name not in wanted])
-    if said["value"] != expected.value:
-        return f"got {json.dumps(said['value'])[:700]}, expected {json.dumps(expected.value)[:700]}"
-    return ""
 
 
 def chosen(run, client):
@@ -208,15 +150,14 @@ def egress(run):
     for origin in ("http", "https"):
         for proxy in ("http", "https"):
             yield from through_squid(run, origin, proxy)
+    yield from wrong_password(run)
 
 
-def through_squid(run, origin, proxy):
-    folder = run.folder / f"squid-{origin}-{proxy}"
-    phase = f"{origin} via {proxy}"
+@contextmanager
+def behind_squid(run, folder, origin, proxy, password="egress-secret"):
+    """A stand-in that only squid's resolver knows by name, and hubgate with squid as its egress proxy."""
     with ExitStack() as stack:
-        words = ["--hub-host", "hub.test", "--cdn-host", "cdn.hub.test"]
-        if origin == "https":
-            words += ["--tls-dir", str(folder / "origin")]
+        words = ["--hub-host", "hub.test", "--cdn-host", "cdn.hub.test"] + (["--tls-dir", str(folder / "origin")] if origin == "https" else [])
         standin = stack.enter_context(closing(StandIn(run.standin, folder, run.repos, words)))
         port = free_ports(2)
         squid = Script("squid", folder / "squid", port, standin.port, standin.cdn_port)
@@ -226,19 +167,38 @@ def through_squid(run, origin, proxy):
             "upstream.allowed_hosts": ["hub.test"],
             "upstream.proxy": f"{proxy}://localhost:{port if proxy == 'http' else port + 1}",
             "upstream.proxy_user": "egress",
-            "upstream.proxy_password": "egress-secret",
+            "upstream.proxy_password": password,
         }
-        authorities = [path for path in (folder / "origin/ca.pem" if origin == "https" else None, folder / "squid/proxy-ca.pem" if proxy == "https" else None) if path]
+        authorities = ([folder / "origin/ca.pem"] if origin == "https" else []) + ([folder / "squid/proxy-ca.pem"] if proxy == "https" else [])
         if authorities:
-            bundle = folder / "ca.pem"
-            bundle.write_text("".join(path.read_text() for path in authorities))
-            settings["upstream.ca_file"] = str(bundle)
+            (folder / "ca.pem").write_text("".join(path.read_text() for path in authorities))
+            settings["upstream.ca_file"] = str(folder / "ca.pem")
         gateway = stack.enter_context(closing(Gateway(run.hubgate, folder, settings | store_settings(stack, "local", folder), POLICY)))
         exits = stack.enter_context(closing(Exits(folder, gateway.address)))
-        for name in ("hub240", "hub023"):
-            client = next(c for c in flows.clients() if c.name == name)
-            yield run_flow(run, client, flows.smoke(client), phase, gateway, exits)
+        yield standin, gateway, exits
+
+
+def through_squid(run, origin, proxy):
+    folder, phase = run.folder / f"squid-{origin}-{proxy}", f"{origin} via {proxy}"
+    with behind_squid(run, folder, origin, proxy) as (standin, gateway, exits):
+        for client in flows.clients():
+            if client.name in ("hub240", "hub023"):
+                yield run_flow(run, client, flows.smoke(client), phase, gateway, exits)
         yield Result("hubgate", "(only through squid)", phase, 0, bypasses(standin, folder / "squid/access.log", origin))
+
+
+def wrong_password(run):
+    """A wrong password is tried once, because accounts get locked, and the client reads whose fault it is."""
+    folder = run.folder / "squid-407"
+    client = next(c for c in flows.clients() if c.name == "curl")
+    flow = flows.Flow("wrong-password", ("curl",), "refused", flows.ask(flows.TINY, "config.json"), flows.error("egress proxy refuses"))
+    with behind_squid(run, folder, "http", "http", "mistyped") as (standin, gateway, exits):
+        yield run_flow(run, client, flow, "first", gateway, exits)
+        yield run_flow(run, client, flow, "second", gateway, exits)
+        tries = (folder / "squid/access.log").read_text().count("TCP_DENIED/407")
+        yield Result("hubgate", "(one 407 ends the tries)", "after", 0, "" if tries == 1 else f"squid refused the account {tries} times")
+        arrived = standin.counters()["requests"]
+        yield Result("hubgate", "(nothing past the proxy)", "after", 0, f"the stand-in got {arrived} requests" if arrived else "")
 
 
 def bypasses(standin, access_log, origin):
@@ -301,31 +261,6 @@ def resume(run):
             # In the end a patient user with a fresh cache gets the honest file, and the store never kept the other.
             yield patiently(lambda: run_flow(run, client, flow, "honest", gateway, exits))
             yield Result(client.name, "(verify)", "after", 0, gateway.verify())
-
-
-def patiently(attempt, seconds=90):
-    """The first good result, or the last bad one: hubgate slows down refetches of a digest that was wrong."""
-    deadline = time.monotonic() + seconds
-    while (result := attempt()).problem and time.monotonic() < deadline:
-        time.sleep(2)
-    return result
-
-
-def attack_flow(run, client, flow, gateway, exits, phase, keep=False):
-    """A download that may fail but must not succeed with other bytes; `keep` goes on with the client's own cache."""
-    home = gateway.folder / "home" / "attack"
-    env = client_env(gateway.url, exits, home, {**client.env, **flow.env}, keep=keep)
-    start = time.monotonic()
-    command = [*map(str, client.command), flow.action, json.dumps(flow.ask)]
-    try:
-        done = subprocess.run(command, env=env, cwd=home, capture_output=True, text=True, errors="replace", timeout=FLOW_SECONDS)
-        said = json.loads(done.stdout.strip().splitlines()[-1])
-    except subprocess.TimeoutExpired:
-        return Result(client.name, "resume", phase, time.monotonic() - start, f"not finished after {FLOW_SECONDS} s")
-    except (IndexError, ValueError):
-        return Result(client.name, "resume", phase, time.monotonic() - start, f"no answer; stderr ends: {done.stderr[-800:]}")
-    wrong = said["ok"] and said["files"] != flow.expect(run.oracle).files
-    return Result(client.name, "resume", phase, time.monotonic() - start, "ended with a WRONG FILE" if wrong else "")
 
 
 SUITES = {
