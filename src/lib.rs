@@ -2,5 +2,7 @@
 
 pub mod hub;
 pub mod manifest;
+pub mod server;
 pub mod store;
+pub mod telemetry;
 pub mod upstream;
