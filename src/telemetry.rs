@@ -22,7 +22,7 @@ pub use line::Line;
 /// Lines that may wait to be written: some 10 MB.
 const QUEUE_LINES: usize = 32_768;
 /// How often dropped lines are said aloud.
-const DROPPED_EVERY: Duration = Duration::from_secs(60);
+const DROPPED_EVERY: Duration = Duration::from_mins(1);
 /// The access log's target, for `log.filter`: `info,access=off` leaves it out.
 const ACCESS: &str = "access";
 
@@ -67,12 +67,10 @@ impl LogConfig {
     /// # Errors
     /// Where it is no filter.
     pub fn parse_filter(&self) -> Result<EnvFilter, FilterError> {
-        self.filter
-            .parse()
-            .map_err(|error: tracing_subscriber::filter::ParseError| FilterError {
-                filter: self.filter.clone(),
-                problem: error.to_string(),
-            })
+        self.filter.parse().map_err(|error: tracing_subscriber::filter::ParseError| FilterError {
+            filter: self.filter.clone(),
+            problem: error.to_string(),
+        })
     }
 }
 

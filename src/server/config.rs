@@ -68,7 +68,7 @@ pub struct ConnectionLimits {
 
 impl Default for ConnectionLimits {
     fn default() -> Self {
-        Self { connections: 8192, header_timeout: Duration::from_secs(60) }
+        Self { connections: 8192, header_timeout: Duration::from_mins(1) }
     }
 }
 

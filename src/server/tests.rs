@@ -96,7 +96,7 @@ async fn a_connection_past_the_limit_is_told_503_and_one_after_it_is_served_agai
 
 #[tokio::test]
 async fn an_answer_under_way_finishes_after_stop_while_new_connections_are_refused() {
-    let server = running(10, Duration::from_secs(60), None).await;
+    let server = running(10, Duration::from_mins(1), None).await;
     let mut client = TcpStream::connect(server.address).await.unwrap();
     ask(&mut client, "/slow").await;
     server.pieces.send(Bytes::from_static(b"first")).await.unwrap();

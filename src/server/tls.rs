@@ -109,9 +109,8 @@ impl Files {
 }
 
 fn certificates(key: &str, path: &Path) -> io::Result<Vec<CertificateDer<'static>>> {
-    let certificates: Vec<_> = CertificateDer::pem_file_iter(path)
-        .and_then(Iterator::collect)
-        .map_err(|error| bad(key, path, &error))?;
+    let certificates: Vec<_> =
+        CertificateDer::pem_file_iter(path).and_then(Iterator::collect).map_err(|error| bad(key, path, &error))?;
     if certificates.is_empty() {
         return Err(bad(key, path, &"it holds no certificate; PEM is wanted"));
     }

@@ -143,6 +143,9 @@ mod tests {
             line.text("empty", "");
             line.number("status", 404_u16);
         });
-        assert!(made.ends_with("INFO access: plain=a/b.c forged=\"x status=200\\u000anext\" empty=\"\" status=404\n"), "{made}");
+        assert!(
+            made.ends_with("INFO access: plain=a/b.c forged=\"x status=200\\u000anext\" empty=\"\" status=404\n"),
+            "{made}"
+        );
     }
 }
