@@ -3,6 +3,7 @@
 pub mod hub;
 pub mod manifest;
 pub mod server;
+pub mod policy;
 pub mod store;
 pub mod telemetry;
 pub mod upstream;

@@ -1,0 +1,228 @@
+//! The policy in force: looked at every 5 seconds, changed whole or not at all.
+
+use std::{
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+use time::{Date, OffsetDateTime};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    env_lists::EnvLists,
+    load::{LoadError, Sources},
+    set::PolicySet,
+};
+
+/// How often the folder is looked at. ConfigMaps signal nobody.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+
+/// The day in UTC, for `today` of the decisions.
+pub fn today() -> Date {
+    OffsetDateTime::now_utc().date()
+}
+
+/// The policy in force, and the reason why a newer one is not.
+#[derive(Debug)]
+pub struct PolicyHandle {
+    /// Where it comes from; `None` for a policy that never changes.
+    source: Option<(PathBuf, EnvLists)>,
+    current: ArcSwap<PolicySet>,
+    problem: ArcSwapOption<LoadError>,
+    /// One reload at a time, so that an older reading can't replace a newer one.
+    reloading: Mutex<()>,
+}
+
+/// What a look at the folder found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reload {
+    /// The same contents.
+    Unchanged,
+    /// Another policy, in force from now on.
+    Changed,
+}
+
+impl PolicyHandle {
+    /// Loads the policy from a folder, narrowed by the environment's lists, or made of them where there is no folder. A
+    /// bad policy is an error here: there is no old one to keep.
+    pub fn open(dir: impl Into<PathBuf>, lists: EnvLists) -> Result<Self, LoadError> {
+        let dir = dir.into();
+        let set = PolicySet::load_narrowed(&dir, &lists)?;
+        Ok(Self { source: Some((dir, lists)), ..Self::fixed(set) })
+    }
+
+    /// A policy that never changes.
+    pub fn fixed(set: PolicySet) -> Self {
+        Self {
+            source: None,
+            current: ArcSwap::from_pointee(set),
+            problem: ArcSwapOption::empty(),
+            reloading: Mutex::new(()),
+        }
+    }
+
+    /// The policy in force. Ask once for a request and decide all of it by one policy.
+    pub fn current(&self) -> Arc<PolicySet> {
+        self.current.load_full()
+    }
+
+    /// Why the folder's contents are not in force, for readyz and metrics; `None` when they are.
+    pub fn problem(&self) -> Option<Arc<LoadError>> {
+        self.problem.load_full()
+    }
+
+    /// Looks at the folder now (SIGHUP, the admin API). It reads files: call it where blocking is allowed. What it finds
+    /// wrong is logged when it is new, remembered as [`PolicyHandle::problem`], and leaves the old policy in force; so
+    /// does a folder that is gone.
+    pub fn reload(&self) -> Result<Reload, Arc<LoadError>> {
+        let Some((dir, lists)) = &self.source else { return Ok(Reload::Unchanged) };
+        let _one_at_a_time = self.reloading.lock().unwrap_or_else(PoisonError::into_inner);
+        let current = self.current();
+        let loaded = Sources::read(dir, lists).and_then(|sources| {
+            if sources.digest == current.digest() {
+                return Ok(None);
+            }
+            if !sources.folder_exists() {
+                return Err(LoadError {
+                    file: dir.clone(),
+                    line: None,
+                    key: String::new(),
+                    value: String::new(),
+                    problem: "the policy folder is gone".into(),
+                    remedy: "put it back; an empty folder denies everything".into(),
+                });
+            }
+            PolicySet::from_sources(sources).map(Some)
+        });
+        match loaded {
+            Ok(set) => {
+                let was_bad = self.problem.swap(None).is_some();
+                let Some(set) = set else {
+                    if was_bad {
+                        tracing::info!(policy = %current.digest(), "policy folder is as it was: no problem any more");
+                    }
+                    return Ok(Reload::Unchanged);
+                };
+                tracing::info!(policy = %set.digest(), before = %current.digest(), rules = set.rules().len(), "policy changed");
+                self.current.store(Arc::new(set));
+                Ok(Reload::Changed)
+            }
+            Err(error) => {
+                let error = Arc::new(error);
+                let before = self.problem.swap(Some(Arc::clone(&error)));
+                if before.as_ref() != Some(&error) {
+                    tracing::error!(policy = %current.digest(), %error, "policy refused; the old one stays in force");
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Looks at the folder every 5 seconds until `shutdown`.
+    pub async fn watch(self: Arc<Self>, shutdown: CancellationToken) {
+        let mut looks = tokio::time::interval(LOOK_EVERY);
+        looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                _ = looks.tick() => {}
+            }
+            let handle = Arc::clone(&self);
+            // What a look finds is logged and remembered by the look itself.
+            let look = tokio::task::spawn_blocking(move || drop(handle.reload()));
+            if let Err(error) = look.await {
+                tracing::error!(%error, "looking at the policy folder failed");
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    fn write(dir: &std::path::Path, name: &str, text: &str) {
+        fs::write(dir.join(name), text).unwrap();
+    }
+
+    fn rules(handle: &PolicyHandle) -> Vec<String> {
+        handle.current().rules().iter().map(|rule| rule.name.clone()).collect()
+    }
+
+    #[test]
+    fn a_bad_file_leaves_the_old_policy_in_force_until_it_is_mended() {
+        let dir = tempfile::tempdir().unwrap();
+        write(dir.path(), "repos.toml", "[[allow]]\nrepo = \"acme/a\"");
+        let handle = PolicyHandle::open(dir.path(), EnvLists::default()).unwrap();
+        assert_eq!(handle.reload(), Ok(Reload::Unchanged));
+
+        write(dir.path(), "more.toml", "[[allow]]\nrepoo = \"acme/b\"");
+        let error = handle.reload().unwrap_err();
+        assert_eq!(handle.problem(), Some(error));
+        assert_eq!(rules(&handle), ["acme/a"]);
+
+        write(dir.path(), "more.toml", "[[allow]]\nrepo = \"acme/b\"");
+        assert_eq!(handle.reload(), Ok(Reload::Changed));
+        assert_eq!(handle.problem(), None);
+        assert_eq!(rules(&handle), ["acme/b", "acme/a"]);
+    }
+
+    #[test]
+    fn a_problem_goes_when_the_old_contents_come_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let good = "[[allow]]\nrepo = \"acme/a\"";
+        write(dir.path(), "repos.toml", good);
+        let handle = PolicyHandle::open(dir.path(), EnvLists::default()).unwrap();
+        write(dir.path(), "repos.toml", "nonsense");
+        assert!(handle.reload().is_err());
+        write(dir.path(), "repos.toml", good);
+        assert_eq!(handle.reload(), Ok(Reload::Unchanged));
+        assert_eq!(handle.problem(), None);
+    }
+
+    #[test]
+    fn a_folder_that_goes_away_leaves_the_old_policy_and_an_empty_one_denies_all() {
+        let parent = tempfile::tempdir().unwrap();
+        let dir = parent.path().join("policy");
+        fs::create_dir(&dir).unwrap();
+        write(&dir, "repos.toml", "[[allow]]\nrepo = \"acme/a\"");
+        let handle = PolicyHandle::open(&dir, EnvLists::default()).unwrap();
+        fs::remove_dir_all(&dir).unwrap();
+        assert!(handle.reload().unwrap_err().to_string().contains("gone"));
+        assert_eq!(rules(&handle), ["acme/a"]);
+        fs::create_dir(&dir).unwrap();
+        assert_eq!(handle.reload(), Ok(Reload::Changed));
+        assert!(rules(&handle).is_empty());
+    }
+
+    /// Kubernetes mounts a ConfigMap as links through `..data`, which it swings to a new folder by a rename.
+    #[cfg(unix)]
+    #[tokio::test(start_paused = true)]
+    async fn a_swapped_config_map_is_noticed_by_the_watch() {
+        use std::os::unix::fs::symlink;
+        let dir = tempfile::tempdir().unwrap();
+        for (version, repo) in [("..v1", "acme/a"), ("..v2", "acme/b")] {
+            fs::create_dir(dir.path().join(version)).unwrap();
+            write(&dir.path().join(version), "repos.toml", &format!("[[allow]]\nrepo = \"{repo}\""));
+        }
+        symlink("..v1", dir.path().join("..data")).unwrap();
+        symlink("..data/repos.toml", dir.path().join("repos.toml")).unwrap();
+        let handle = Arc::new(PolicyHandle::open(dir.path(), EnvLists::default()).unwrap());
+        assert_eq!(rules(&handle), ["acme/a"]);
+
+        let shutdown = CancellationToken::new();
+        let watch = tokio::spawn(Arc::clone(&handle).watch(shutdown.clone()));
+        symlink("..v2", dir.path().join("..tmp")).unwrap();
+        fs::rename(dir.path().join("..tmp"), dir.path().join("..data")).unwrap();
+        // The clock is paused and runs as fast as the looks do.
+        while rules(&handle) != ["acme/b"] {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        shutdown.cancel();
+        watch.await.unwrap();
+    }
+}

@@ -1,0 +1,175 @@
+//! A whole policy, as loaded, and which of its rules speaks for a repo.
+
+use std::{collections::HashMap, sync::Arc};
+
+use time::Date;
+
+use super::{
+    denial::{Denial, DenialKind},
+    env_lists::Narrowing,
+    license::LicensePolicy,
+    pattern::RepoPatterns,
+    rule::Rule,
+};
+use crate::hub::{Repo, RepoKind, Sha256};
+
+/// An immutable policy: all files of a folder, or the environment's lists. Default: deny.
+#[derive(Debug)]
+pub struct PolicySet {
+    pub(super) rules: Vec<Arc<Rule>>,
+    pub(super) denies: Vec<DenyRule>,
+    pub(super) licenses: LicensePolicy,
+    pub(super) files_deny: Vec<String>,
+    pub(super) allow_names: PerKind<RepoPatterns>,
+    pub(super) deny_names: PerKind<RepoPatterns>,
+    pub(super) narrowing: Narrowing,
+    /// Rules of exact repos that `HF_REPOS` limits to some revisions.
+    pub(super) narrowed: HashMap<(RepoKind, String), Arc<Rule>>,
+    pub(super) text: String,
+    pub(super) digest: Sha256,
+    /// Why there is no rule at all, where the folder is missing or empty.
+    pub(super) absence: Option<String>,
+}
+
+/// One `[[deny]]` of the policy.
+#[derive(Debug)]
+#[expect(dead_code, reason = "`policy check` is about to read the source")]
+pub(super) struct DenyRule {
+    pub(super) name: String,
+    pub(super) repo: String,
+    /// `None`: every kind.
+    pub(super) kind: Option<RepoKind>,
+    pub(super) reason: String,
+    pub(super) source: String,
+}
+
+/// One value for each kind of repo.
+#[derive(Debug)]
+pub(super) struct PerKind<T>([T; 3]);
+
+impl<T> PerKind<T> {
+    pub(super) fn try_new<E>(mut make: impl FnMut(RepoKind) -> Result<T, E>) -> Result<Self, E> {
+        Ok(Self([make(RepoKind::Model)?, make(RepoKind::Dataset)?, make(RepoKind::Space)?]))
+    }
+
+    pub(super) fn of(&self, kind: RepoKind) -> &T {
+        let [model, dataset, space] = &self.0;
+        match kind {
+            RepoKind::Model => model,
+            RepoKind::Dataset => dataset,
+            RepoKind::Space => space,
+        }
+    }
+}
+
+impl PolicySet {
+    /// The rule that speaks for a repo, or why it is refused. `today` is the day in UTC.
+    ///
+    /// Deny beats allow, always. Of the allow rules that match, the most specific one speaks: an id in full before any
+    /// glob, then the glob with more letters and digits, then the one that stands first (files in the order of their
+    /// names). So it does not depend on how a folder is cut into files, and a rule for one repo can narrow what a glob
+    /// allows. It alone speaks: when it has expired, the repo is refused, and no wider rule behind it steps in.
+    pub fn decide_repo(&self, repo: &Repo, today: Date) -> Result<Arc<Rule>, Denial> {
+        let id = repo.id().to_ascii_lowercase();
+        self.check_denied(repo, &id)?;
+        let index = self.allow_names.of(repo.kind()).find(&id);
+        let Some(rule) = index.and_then(|index| self.rules.get(index)) else { return Err(self.no_rule(repo)) };
+        rule.check_expiry(repo.id(), today)?;
+        if !self.narrowing.names(repo.kind(), &id) {
+            return Err(Denial::new(
+                DenialKind::NoRule,
+                Some(&rule.name),
+                &format!("{} {} is not in HF_REPOS, which limits the policy here", repo.kind(), repo.id()),
+                "Ask for it to be added to HF_REPOS, or for HF_REPOS to be unset",
+            ));
+        }
+        if !self.narrowed.is_empty()
+            && let Some(rule) = self.narrowed.get(&(repo.kind(), id))
+        {
+            return Ok(Arc::clone(rule));
+        }
+        Ok(Arc::clone(rule))
+    }
+
+    /// The rule that speaks for content that a client asked for as `asked` and that upstream calls `canonical`: deny on
+    /// either name wins, and both must be allowed. The canonical name's rule governs, since content is stored and asked
+    /// for under that name too. A legacy one-label id needs no second rule: it has no owner who could hand it on, and
+    /// the Hub itself moved it (`gpt2` to `openai-community/gpt2`).
+    pub fn decide_names(&self, asked: &Repo, canonical: &Repo, today: Date) -> Result<Arc<Rule>, Denial> {
+        let rule = self.decide_repo(asked, today)?;
+        if asked.same_name(canonical) {
+            return Ok(rule);
+        }
+        if asked.kind() != canonical.kind() {
+            return Err(rule.deny(
+                DenialKind::Renamed,
+                &format!("{} {} leads to the {} {}", asked.kind(), asked.id(), canonical.kind(), canonical.id()),
+                "Ask for the repo under its own name",
+            ));
+        }
+        match self.decide_repo(canonical, today) {
+            Ok(canonical_rule) => Ok(canonical_rule),
+            Err(denial) if denial.kind() == DenialKind::NoRule && is_hubs_own_move(asked, canonical) => Ok(rule),
+            Err(denial) => Err(Denial::new(
+                if denial.kind() == DenialKind::NoRule { DenialKind::Renamed } else { denial.kind() },
+                denial.rule().or(Some(&rule.name)),
+                &format!("{} is now {} on the Hub, and {}", asked.id(), canonical.id(), denial.reason()),
+                denial.remedy(),
+            )),
+        }
+    }
+
+    fn check_denied(&self, repo: &Repo, id: &str) -> Result<(), Denial> {
+        let index = self.deny_names.of(repo.kind()).find(id);
+        let Some(deny) = index.and_then(|index| self.denies.get(index)) else { return Ok(()) };
+        Err(Denial::new(
+            DenialKind::DenyRule,
+            Some(&deny.name),
+            &format!("{} {} is denied: {}", repo.kind(), repo.id(), deny.reason),
+            "Use another repo, or ask for the deny rule to be reviewed",
+        ))
+    }
+
+    fn no_rule(&self, repo: &Repo) -> Denial {
+        let (kind, id) = (repo.kind(), repo.id());
+        let (why, remedy) = match &self.absence {
+            Some(absence) => (
+                format!("{kind} {id} is not allowed, as nothing is: {absence}"),
+                "Write the policy (the shipped policy folder is an example) or set HF_REPOS and LICENSE_ALLOWLIST"
+                    .into(),
+            ),
+            None => (
+                format!("no allow rule names the {kind} {id}"),
+                format!("Ask for a rule with repo = \"{id}\" and kind = \"{kind}\" after a review"),
+            ),
+        };
+        Denial::new(DenialKind::NoRule, None, &why, &remedy)
+    }
+
+    /// The sha256 of [`PolicySet::text`], under which it is stored: any changed byte or file name shows.
+    pub fn digest(&self) -> Sha256 {
+        self.digest
+    }
+
+    /// All files with their names and lengths, in the order of their names, as it is stored under
+    /// `policies/<digest>`.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// The patterns of `[files] deny`, which every rule starts from.
+    pub fn denied_files(&self) -> &[String] {
+        &self.files_deny
+    }
+
+    /// All allow rules, in the order in which they stand.
+    pub fn rules(&self) -> &[Arc<Rule>] {
+        &self.rules
+    }
+}
+
+/// Whether a move from one name to another can only be the Hub's own: from `name` to `org/name`.
+fn is_hubs_own_move(asked: &Repo, canonical: &Repo) -> bool {
+    let name = canonical.id().split_once('/').map(|(_, name)| name);
+    !asked.id().contains('/') && name.is_some_and(|name| name.eq_ignore_ascii_case(asked.id()))
+}
