@@ -5,12 +5,16 @@
 //! harmless. Removal goes the same way: log record, index entry, and the blob last.
 //!
 //! - [`Manifest`] writes: one chain of records per process, batched, and the index behind it.
+//! - [`log()`] reads all chains and checks them; [`export()`] shows what they say.
 //!
 //! Nothing here asks upstream, decides what may be served, or deletes a blob.
 
 mod chain;
 mod entry;
+mod export;
 mod index;
+mod log;
+mod newest;
 mod record;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -28,6 +32,8 @@ use crate::{
 };
 
 pub use entry::Entry;
+pub use export::{COLUMNS, Exported, Filter, Format, export};
+pub use log::{LogFault, LogItem, Logged, log};
 pub use record::{NewRecord, Record, What, WriterId};
 
 /// The manifest's answers.
@@ -59,6 +65,9 @@ pub enum Error {
     /// A record has no form as JSON.
     #[error("a manifest record could not be put in JSON")]
     Json(#[from] Arc<serde_json::Error>),
+    /// The output of an export could not be written.
+    #[error("the export could not be written")]
+    Output(#[source] Arc<std::io::Error>),
     /// hubgate is stopping.
     #[error("the manifest takes no more records: hubgate is stopping")]
     Closed,

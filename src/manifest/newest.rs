@@ -1,0 +1,84 @@
+//! The newest word of the log on each file, small enough for a million of them.
+//!
+//! Between chains the clock decides which of two records is newer, within a chain the number; so the clocks
+//! of gateways on one store should agree to seconds, the pace at which a file can be evicted and come back.
+
+use std::collections::HashMap;
+
+use futures_util::TryStreamExt as _;
+
+use super::{LogItem, Record, Result, WriterId, log};
+use crate::{
+    hub::Sha256,
+    store::{Key, Store},
+};
+
+/// A file of a commit, as the beginning of its index key's digest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct FileId([u8; 16]);
+
+impl FileId {
+    pub(super) fn of(index: &Key) -> Self {
+        let mut id = [0; 16];
+        id.copy_from_slice(&Sha256::of(index.as_str().as_bytes()).as_bytes()[..16]);
+        Self(id)
+    }
+
+    pub(super) fn of_record(record: &Record) -> Self {
+        Self::of(&Key::index(&record.fact.repo, record.fact.commit, &record.fact.path))
+    }
+}
+
+/// One record's place in time, and whether the file may be served after it. Words compare by age.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Word {
+    micros: i64,
+    writer: u32,
+    seq: u64,
+    pub(super) may_serve: bool,
+}
+
+/// The writers met so far; the log is read writer by writer, so the last is the present one.
+#[derive(Debug, Default)]
+pub(super) struct Writers {
+    met: u32,
+    present: Option<WriterId>,
+}
+
+impl Writers {
+    /// The word of a record, unless it says nothing on whether the file may be served.
+    pub(super) fn word(&mut self, record: &Record) -> Option<Word> {
+        if self.present.as_ref() != Some(&record.writer) {
+            self.present = Some(record.writer.clone());
+            self.met += 1;
+        }
+        let micros = i64::try_from(record.time.unix_timestamp_nanos() / 1000).unwrap_or(i64::MAX);
+        Some(Word { micros, writer: self.met, seq: record.seq, may_serve: record.fact.what.may_serve()? })
+    }
+}
+
+/// What the log says of every file. About 100 bytes a file.
+#[derive(Debug, Default)]
+pub(super) struct Newest(HashMap<FileId, Word>);
+
+impl Newest {
+    /// Reads the whole log once.
+    pub(super) async fn read(store: &dyn Store) -> Result<Self> {
+        let (mut newest, mut writers) = (HashMap::new(), Writers::default());
+        let mut items = log(store);
+        while let Some(item) = items.try_next().await? {
+            if let LogItem::Record(logged) = item
+                && let Some(word) = writers.word(&logged.record)
+            {
+                let known = newest.entry(FileId::of_record(&logged.record)).or_insert(word);
+                *known = word.max(*known);
+            }
+        }
+        Ok(Self(newest))
+    }
+
+    /// Whether this very record is the one by which its file is served.
+    pub(super) fn is_current(&self, record: &Record, word: Word) -> bool {
+        word.may_serve && self.0.get(&FileId::of_record(record)) == Some(&word)
+    }
+}
