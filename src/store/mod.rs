@@ -10,7 +10,12 @@
 //! - what was written is read back at once by everybody;
 //! - a stage that is dropped leaves nothing visible.
 
+mod buffers;
+mod config;
+mod file_body;
 mod key;
+mod layout;
+mod local;
 
 use std::{fs::File, ops::Range, sync::Arc, time::SystemTime};
 
@@ -21,7 +26,11 @@ use http_body_util::combinators::UnsyncBoxBody;
 
 use crate::hub::Sha256;
 
+pub use buffers::CHUNK_BYTES;
+pub use config::{LocalConfig, S3Config, ServerSideEncryption, SpoolConfig, StoreConfig, StoreKind, build};
+pub use file_body::{FileBody, read_at};
 pub use key::{Key, Prefix};
+pub use layout::open_layout;
 
 /// The store's answers.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -142,6 +151,44 @@ pub struct Error {
     /// What the file system or S3 said.
     #[source]
     pub source: Option<Box<dyn std::error::Error + Send + Sync>>,
+}
+
+impl Error {
+    /// A failure of this kind.
+    pub fn new(kind: ErrorKind) -> Self {
+        Self { kind, key: None, source: None }
+    }
+
+    /// The same failure, on this key.
+    #[must_use]
+    pub fn on(mut self, key: &Key) -> Self {
+        self.key = Some(key.clone());
+        self
+    }
+
+    /// The same failure, with what the file system or S3 said.
+    #[must_use]
+    pub fn caused_by(mut self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        self.source = Some(source.into());
+        self
+    }
+}
+
+impl From<std::io::Error> for Error {
+    fn from(error: std::io::Error) -> Self {
+        use std::io::ErrorKind as Io;
+        let kind = match error.kind() {
+            Io::PermissionDenied | Io::ReadOnlyFilesystem => ErrorKind::PermissionDenied,
+            Io::StorageFull | Io::QuotaExceeded | Io::FileTooLarge => {
+                ErrorKind::Full("the file system of store.local.path or spool.dir".into())
+            }
+            Io::TimedOut | Io::StaleNetworkFileHandle => ErrorKind::Unreachable,
+            // Out of file descriptors, in this process or in the machine.
+            _ if matches!(error.raw_os_error(), Some(23 | 24)) => ErrorKind::Busy,
+            _ => ErrorKind::Other(error.to_string()),
+        };
+        Self::new(kind).caused_by(error)
+    }
 }
 
 fn on_key(key: Option<&Key>) -> String {

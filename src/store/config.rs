@@ -1,0 +1,137 @@
+//! The `[store]` and `[spool]` sections of the configuration, and how a store is built from them.
+
+use std::{path::PathBuf, sync::Arc};
+
+use bytesize::ByteSize;
+use secrecy::SecretString;
+use serde::Deserialize;
+
+use super::{Error, ErrorKind, Result, Store, local::LocalStore};
+
+/// `[store]`: where everything is kept.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct StoreConfig {
+    /// `local`, a directory, or `s3`, a bucket of any S3 server.
+    pub kind: StoreKind,
+    /// For `kind = "local"`.
+    pub local: LocalConfig,
+    /// For `kind = "s3"`.
+    pub s3: S3Config,
+}
+
+/// The kinds of store.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StoreKind {
+    /// A directory.
+    #[default]
+    Local,
+    /// A bucket.
+    S3,
+}
+
+/// `[store.local]`: a directory.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LocalConfig {
+    /// The directory; made when absent. Files on their way in are staged inside it, so that a commit is a
+    /// rename: it must be one file system.
+    pub path: PathBuf,
+}
+
+impl Default for LocalConfig {
+    fn default() -> Self {
+        Self { path: "./hubgate-data".into() }
+    }
+}
+
+/// `[store.s3]`: a bucket. It is reached directly, never through the egress proxy.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct S3Config {
+    /// URL of the server, `http://minio:9000`; without it, AWS.
+    pub endpoint: Option<String>,
+    /// The bucket; it must exist.
+    pub bucket: String,
+    /// What stands before all keys, without slashes at its ends; may be empty.
+    pub prefix: String,
+    /// The region that requests are signed for. `us-east-1` where neither this nor `AWS_REGION` is set.
+    pub region: Option<String>,
+    /// Static access key. Without it, the AWS SDK's usual chain: environment, profile, web identity,
+    /// container and instance roles.
+    pub access_key: Option<String>,
+    /// The secret of `access_key`.
+    pub secret_key: Option<SecretString>,
+    /// A file that holds the secret of `access_key`; read again when it changes.
+    pub secret_key_file: Option<PathBuf>,
+    /// `http://server/bucket/key` rather than `http://bucket.server/key`.
+    pub path_style: bool,
+    /// PEM file of certificate authorities to trust instead of the public ones.
+    pub ca_file: Option<PathBuf>,
+    /// Server-side encryption to ask for with every write.
+    pub sse: Option<ServerSideEncryption>,
+    /// Key for `sse = "aws:kms"`; without it, the bucket's default key.
+    pub kms_key_id: Option<String>,
+}
+
+impl Default for S3Config {
+    fn default() -> Self {
+        Self {
+            endpoint: None,
+            bucket: String::new(),
+            prefix: String::new(),
+            region: None,
+            access_key: None,
+            secret_key: None,
+            secret_key_file: None,
+            path_style: true,
+            ca_file: None,
+            sse: None,
+            kms_key_id: None,
+        }
+    }
+}
+
+/// The kinds of server-side encryption that the bucket's owner can demand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+pub enum ServerSideEncryption {
+    /// Keys of the store.
+    #[serde(rename = "AES256")]
+    Aes256,
+    /// Keys of a key management service.
+    #[serde(rename = "aws:kms")]
+    AwsKms,
+}
+
+/// `[spool]`: where files on their way into a bucket grow. A local store has no use for it.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SpoolConfig {
+    /// The directory; made when absent.
+    pub dir: PathBuf,
+    /// Most bytes that all files in it may take. Each file reserves its announced size at its start, so
+    /// this also bounds the largest file that can be fetched.
+    pub max_size: ByteSize,
+}
+
+impl Default for SpoolConfig {
+    fn default() -> Self {
+        Self { dir: "./hubgate-spool".into(), max_size: ByteSize::gb(100) }
+    }
+}
+
+/// Builds the store that is configured. `writer` names this process in keys and staging folders, so it
+/// holds only letters, digits, `-`, `_` and `.`.
+pub async fn build(config: &StoreConfig, _spool: &SpoolConfig, writer: &str) -> Result<Arc<dyn Store>> {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    if writer.is_empty() || writer.starts_with('.') || !writer.bytes().all(plain) {
+        return Err(Error::new(ErrorKind::Misconfigured(format!(
+            "the writer's name {writer:?} may hold only letters, digits, '-', '_' and '.', and not start with '.'"
+        ))));
+    }
+    match config.kind {
+        StoreKind::Local => Ok(Arc::new(LocalStore::create(&config.local, writer).await?)),
+        StoreKind::S3 => Err(Error::new(ErrorKind::Misconfigured("store.kind = \"s3\" is not built in yet".into()))),
+    }
+}

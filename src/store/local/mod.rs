@@ -1,0 +1,355 @@
+//! A directory as a store: an object is a file, its key the path.
+//!
+//! An object appears by the rename of a synced file and is never written in place; directories are synced
+//! after a rename, so what was said to be stored survives a power cut. Files on their way in stand in
+//! `.staging`, which no key can name. Links that stand inside the directory are followed: its owner made them.
+
+mod stage;
+mod staging;
+mod walk;
+
+use std::{
+    fs::{self, File},
+    io,
+    ops::Range,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use bytes::{Bytes, BytesMut};
+use futures_util::{
+    StreamExt as _, TryStreamExt as _,
+    stream::{self, BoxStream},
+};
+use http_body_util::BodyExt as _;
+use moka::future::Cache;
+use rustix::{
+    fs::{Mode, OFlags, RenameFlags, ResolveFlags},
+    io::Errno,
+};
+use tokio::task::spawn_blocking;
+
+use super::{
+    Error, ErrorKind, FileBody, Key, LocalConfig, Object, ObjectMeta, Prefix, Probe, PutMode, PutOutcome, Result,
+    Stage, Store, read_at,
+};
+use crate::hub::Sha256;
+use stage::LocalStage;
+use staging::Staging;
+use walk::Walk;
+
+/// How long an open blob may be handed out again. Blobs never change, so this only bounds how long one
+/// that another process removed or replaced is still seen here.
+const REUSED_FOR: Duration = Duration::from_secs(10);
+
+/// Most blobs kept open; a quarter of the process's file descriptors where that is less.
+const KEPT_OPEN: u64 = 1024;
+
+/// Leftovers of dead processes are removed when they are older than this.
+const LEFTOVERS_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// How many objects one trip to the blocking pool lists.
+const LISTED_AT_ONCE: usize = 1000;
+
+/// A directory store.
+#[derive(Debug)]
+pub(super) struct LocalStore {
+    root: PathBuf,
+    /// The directory itself, so that opening a file need not walk to it.
+    directory: File,
+    staging: Arc<Staging>,
+    writer: String,
+    open_blobs: Cache<Key, OpenFile>,
+}
+
+#[derive(Debug, Clone)]
+struct OpenFile {
+    file: Arc<File>,
+    size: u64,
+}
+
+impl LocalStore {
+    /// Opens the directory, makes it where there is none, and takes a staging folder in it.
+    pub(super) async fn create(config: &LocalConfig, writer: &str) -> Result<Self> {
+        let (root, name) = (config.path.clone(), writer.to_owned());
+        let opened = blocking(move || {
+            fs::create_dir_all(&root)?;
+            let root = root.canonicalize()?;
+            let directory = File::open(&root)?;
+            let staging = Staging::take(&root, &name)?;
+            Ok((root, directory, staging))
+        });
+        let (root, directory, staging) = opened.await.map_err(|error| {
+            let path = config.path.display();
+            let problem = format!("store.local.path {path} cannot be used by this user: {error}");
+            Error::new(ErrorKind::Misconfigured(problem)).caused_by(error)
+        })?;
+        let kept = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX) / 4;
+        Ok(Self {
+            root,
+            directory,
+            staging: Arc::new(staging),
+            writer: writer.to_owned(),
+            open_blobs: Cache::builder().max_capacity(kept.min(KEPT_OPEN)).time_to_live(REUSED_FOR).build(),
+        })
+    }
+
+    fn path(&self, key: &Key) -> Result<PathBuf> {
+        let plain = |segment: &str| !matches!(segment, "" | "." | "..") && !segment.contains('\0');
+        if key.as_str().split('/').all(plain) && !staging::is_hidden(key.as_str()) {
+            return Ok(self.root.join(key.as_str()));
+        }
+        Err(Error::new(ErrorKind::Other("not a key of this store".into())).on(key))
+    }
+
+    /// Opens an object: on this thread where the kernel has the way to it in its caches, else on a
+    /// blocking one.
+    async fn open_file(&self, key: &Key) -> Result<Option<OpenFile>> {
+        let path = self.path(key)?;
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        let opened =
+            match rustix::fs::openat2(&self.directory, key.as_str(), flags, Mode::empty(), ResolveFlags::CACHED) {
+                Ok(fd) => Ok(File::from(fd)),
+                Err(Errno::NOENT) => return Ok(None),
+                // Not cached, or a kernel or sandbox without this call.
+                Err(_) => blocking(move || File::open(path)).await,
+            };
+        let Some(file) = found(opened).map_err(|error| self.failed(key, error))? else { return Ok(None) };
+        let metadata = file.metadata().map_err(|error| self.failed(key, error))?;
+        Ok(metadata.is_file().then(|| OpenFile { file: Arc::new(file), size: metadata.len() }))
+    }
+
+    async fn open_blob(&self, key: &Key) -> Result<Option<OpenFile>> {
+        if !key.as_str().starts_with(Prefix::blobs().as_str()) {
+            return self.open_file(key).await;
+        }
+        if let Some(open) = self.open_blobs.get(key).await {
+            return Ok(Some(open));
+        }
+        let open = self.open_file(key).await?;
+        if let Some(open) = &open {
+            self.open_blobs.insert(key.clone(), open.clone()).await;
+        }
+        Ok(open)
+    }
+
+    fn failed(&self, key: &Key, error: io::Error) -> Error {
+        failed(&self.root, error).on(key)
+    }
+}
+
+#[async_trait]
+impl Store for LocalStore {
+    async fn head(&self, key: &Key) -> Result<Option<ObjectMeta>> {
+        let Some(open) = self.open_file(key).await? else { return Ok(None) };
+        let modified =
+            open.file.metadata().and_then(|metadata| metadata.modified()).map_err(|error| self.failed(key, error))?;
+        Ok(Some(ObjectMeta { key: key.clone(), size: open.size, modified }))
+    }
+
+    async fn get(&self, key: &Key, limit: u64) -> Result<Option<Bytes>> {
+        let Some(OpenFile { file, size }) = self.open_file(key).await? else { return Ok(None) };
+        let too_large = || Error::new(ErrorKind::TooLarge(limit)).on(key);
+        if size > limit {
+            return Err(too_large());
+        }
+        let mut left = usize::try_from(size).map_err(|_| too_large())?;
+        let mut whole = BytesMut::new();
+        while left > 0 {
+            let bytes = read_at(&file, size - left as u64, left).await.map_err(|error| self.failed(key, error))?;
+            if bytes.is_empty() {
+                return Err(Error::new(ErrorKind::Corrupt(format!("the file ends {left} bytes early"))).on(key));
+            }
+            if bytes.len() as u64 == size {
+                // A copy, since callers keep these and a read buffer is much larger.
+                return Ok(Some(Bytes::copy_from_slice(&bytes)));
+            }
+            left -= bytes.len();
+            whole.extend_from_slice(&bytes);
+        }
+        Ok(Some(whole.freeze()))
+    }
+
+    async fn open(&self, key: &Key, range: Option<Range<u64>>) -> Result<Option<Object>> {
+        let Some(OpenFile { file, size }) = self.open_blob(key).await? else { return Ok(None) };
+        let range = range.unwrap_or(0..size);
+        if range.start > range.end || range.end > size {
+            let problem = format!("bytes {}..{} of an object of {size} bytes", range.start, range.end);
+            return Err(Error::new(ErrorKind::Other(problem)).on(key));
+        }
+        let on = key.clone();
+        let body = FileBody::new(file, range).map_err(move |error| error.on(&on)).boxed_unsync();
+        Ok(Some(Object { size, body }))
+    }
+
+    async fn put(&self, key: &Key, body: Bytes, mode: PutMode) -> Result<PutOutcome> {
+        let (path, staging) = (self.path(key)?, self.staging.clone());
+        let written = blocking(move || {
+            if mode == PutMode::Create && path.exists() {
+                sync_parent(&path)?;
+                return Ok(PutOutcome::Existed);
+            }
+            let (staged, file) = staging.new_file()?;
+            io::Write::write_all(&mut &file, &body)?;
+            file.sync_all()?;
+            match mode {
+                PutMode::Overwrite => publish(&path, || fs::rename(&*staged, &path))?,
+                PutMode::Create => match publish(&path, || rename_new(&staged, &path)) {
+                    Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                        sync_parent(&path)?;
+                        return Ok(PutOutcome::Existed);
+                    }
+                    outcome => outcome?,
+                },
+            }
+            staged.published();
+            Ok(PutOutcome::Written)
+        });
+        let outcome = written.await.map_err(|error| self.failed(key, error))?;
+        self.open_blobs.invalidate(key).await;
+        Ok(outcome)
+    }
+
+    async fn stage(&self, size: u64, _sha256: Option<Sha256>) -> Result<Box<dyn Stage>> {
+        let staging = self.staging.clone();
+        let staged = blocking(move || {
+            let (staged, file) = staging.new_file()?;
+            staging::reserve(&file, size)?;
+            Ok((staged, file))
+        });
+        let (staged, file) = staged.await.map_err(|error| failed(&self.root, error))?;
+        Ok(Box::new(LocalStage::new(self.root.clone(), staged, file, size, self.open_blobs.clone())))
+    }
+
+    fn largest_stage(&self) -> Option<(u64, &'static str)> {
+        None
+    }
+
+    fn list(&self, prefix: &Prefix) -> BoxStream<'_, Result<ObjectMeta>> {
+        let walk = Walk::below(&self.root, prefix);
+        let batches = stream::try_unfold(walk, |mut walk| async {
+            let (batch, walk) = blocking(move || {
+                let batch: Vec<_> = walk.by_ref().take(LISTED_AT_ONCE).collect::<io::Result<_>>()?;
+                Ok((batch, walk))
+            })
+            .await
+            .map_err(|error| failed(&self.root, error))?;
+            Ok::<_, Error>((!batch.is_empty()).then(|| (stream::iter(batch).map(Ok), walk)))
+        });
+        batches.try_flatten().boxed()
+    }
+
+    async fn delete(&self, key: &Key) -> Result<()> {
+        let path = self.path(key)?;
+        let removed = blocking(move || match found(fs::remove_file(&path))? {
+            Some(()) => sync_parent(&path),
+            None => Ok(()),
+        });
+        removed.await.map_err(|error| self.failed(key, error))?;
+        self.open_blobs.invalidate(key).await;
+        Ok(())
+    }
+
+    async fn probe(&self) -> Result<Probe> {
+        let key = Key::probe(&self.writer);
+        let tried = async {
+            let body = Bytes::from_static(b"hubgate was here\n");
+            self.put(&key, body.clone(), PutMode::Overwrite).await?;
+            let read = self.get(&key, 1024).await?;
+            let again = self.put(&key, body.clone(), PutMode::Create).await?;
+            self.delete(&key).await?;
+            Ok((read == Some(body), again == PutOutcome::Existed))
+        };
+        let (is_read_back, conditional_create) = tried.await.map_err(|error: Error| {
+            let problem =
+                format!("store.local.path {} cannot be written and read: {}", self.root.display(), error.kind);
+            Error::new(ErrorKind::Misconfigured(problem)).caused_by(error)
+        })?;
+        if !is_read_back {
+            let problem = format!("store.local.path {} does not give back what was written", self.root.display());
+            return Err(Error::new(ErrorKind::Misconfigured(problem)));
+        }
+        Ok(Probe { conditional_create, warnings: Vec::new() })
+    }
+
+    async fn sweep(&self) -> Result<u64> {
+        let staging = self.staging.clone();
+        blocking(move || staging.sweep(LEFTOVERS_AFTER)).await.map_err(|error| failed(&self.root, error))
+    }
+}
+
+/// Runs file-system calls where they may wait.
+async fn blocking<T: Send + 'static>(calls: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
+    spawn_blocking(calls).await.unwrap_or_else(|stopped| Err(io::Error::other(stopped)))
+}
+
+/// Nothing there is an answer, not a failure.
+fn found<T>(outcome: io::Result<T>) -> io::Result<Option<T>> {
+    match outcome {
+        Ok(there) => Ok(Some(there)),
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn failed(root: &Path, error: io::Error) -> Error {
+    let mut failure = Error::from(error);
+    if let ErrorKind::Full(limit) = &mut failure.kind {
+        *limit = format!("the file system of store.local.path ({}) is full", root.display());
+    }
+    failure
+}
+
+/// Runs a rename onto `path`, makes the folders it lacks, and syncs the folder it changed.
+fn publish(path: &Path, rename: impl Fn() -> io::Result<()>) -> io::Result<()> {
+    match rename() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            if let Some(parent) = path.parent() {
+                create_folders(parent)?;
+            }
+            rename()?;
+        }
+        outcome => outcome?,
+    }
+    sync_parent(path)
+}
+
+/// Like `create_dir_all`, and each new folder survives a power cut.
+fn create_folders(folder: &Path) -> io::Result<()> {
+    match fs::create_dir(folder) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            if let Some(parent) = folder.parent() {
+                create_folders(parent)?;
+            }
+            found_there(fs::create_dir(folder))?;
+        }
+        outcome => outcome?,
+    }
+    sync_parent(folder)
+}
+
+fn found_there(outcome: io::Result<()>) -> io::Result<()> {
+    outcome.or_else(|error| if error.kind() == io::ErrorKind::AlreadyExists { Ok(()) } else { Err(error) })
+}
+
+fn sync_parent(path: &Path) -> io::Result<()> {
+    path.parent().map_or(Ok(()), |parent| File::open(parent)?.sync_all())
+}
+
+/// A rename that replaces nothing. File systems without it (NFS, some FUSE) have hard links, which do not
+/// replace either.
+fn rename_new(from: &Path, to: &Path) -> io::Result<()> {
+    match rustix::fs::renameat_with(rustix::fs::CWD, from, rustix::fs::CWD, to, RenameFlags::NOREPLACE) {
+        Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => {
+            fs::hard_link(from, to)?;
+            fs::remove_file(from)
+        }
+        outcome => Ok(outcome?),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,147 @@
+//! `.staging`: one folder for each process that writes, owned by a lock that the kernel gives up when the
+//! process ends, so that what the dead left behind can be told from what the living write.
+
+use std::{
+    fs::{self, File, OpenOptions, TryLockError},
+    io,
+    ops::Deref,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use rustix::{
+    fs::{FallocateFlags, fallocate},
+    io::Errno,
+};
+use uuid::Uuid;
+
+/// The folder of all staging folders, below the store's root.
+const FOLDER: &str = ".staging";
+
+/// The lock inside a staging folder.
+const LOCK: &str = "lock";
+
+/// Whether a key or a name at the top of the store is the store's own business.
+pub(super) fn is_hidden(name: &str) -> bool {
+    name.starts_with('.')
+}
+
+/// The staging folder of this process.
+#[derive(Debug)]
+pub(super) struct Staging {
+    all: PathBuf,
+    own: PathBuf,
+    /// Held as long as this lives.
+    _lock: File,
+}
+
+/// A file in the staging folder; removed when dropped, unless it was published.
+#[derive(Debug)]
+pub(super) struct StagedPath {
+    path: PathBuf,
+    is_published: bool,
+    /// The folder stays while a file in it is in use.
+    _staging: Arc<Staging>,
+}
+
+impl Staging {
+    /// Makes and locks a staging folder for this process.
+    pub(super) fn take(root: &Path, writer: &str) -> io::Result<Self> {
+        let all = root.join(FOLDER);
+        let own = all.join(format!("{writer}.{}", Uuid::now_v7().simple()));
+        fs::create_dir_all(&own)?;
+        let lock = File::create(own.join(LOCK))?;
+        lock.try_lock().map_err(io::Error::from)?;
+        Ok(Self { all, own, _lock: lock })
+    }
+
+    /// An empty file to write.
+    pub(super) fn new_file(self: &Arc<Self>) -> io::Result<(StagedPath, File)> {
+        let path = self.own.join(Uuid::now_v7().simple().to_string());
+        let file = OpenOptions::new().read(true).write(true).create_new(true).open(&path)?;
+        Ok((StagedPath { path, is_published: false, _staging: self.clone() }, file))
+    }
+
+    /// Removes the folders whose process is gone and in which nothing happened for `age`. Returns how many
+    /// files they held.
+    pub(super) fn sweep(&self, age: Duration) -> io::Result<u64> {
+        let mut removed = 0;
+        for folder in fs::read_dir(&self.all)? {
+            let folder = folder?.path();
+            if folder == self.own || !folder.is_dir() {
+                continue;
+            }
+            match sweep_folder(&folder, age) {
+                Ok(files) => removed += files,
+                // Another process sweeps too.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(removed)
+    }
+}
+
+impl Drop for Staging {
+    fn drop(&mut self) {
+        // What cannot be removed now is swept later.
+        let _ = fs::remove_dir_all(&self.own);
+    }
+}
+
+fn sweep_folder(folder: &Path, age: Duration) -> io::Result<u64> {
+    let lock = OpenOptions::new().write(true).create(true).truncate(false).open(folder.join(LOCK))?;
+    match lock.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => return Ok(0),
+        Err(TryLockError::Error(error)) => return Err(error),
+    }
+    let mut newest = SystemTime::UNIX_EPOCH;
+    let mut files = 0;
+    for file in fs::read_dir(folder)? {
+        let file = file?;
+        newest = newest.max(file.metadata()?.modified()?);
+        files += u64::from(file.file_name() != LOCK);
+    }
+    if SystemTime::now().duration_since(newest).unwrap_or_default() < age {
+        return Ok(0);
+    }
+    fs::remove_dir_all(folder)?;
+    Ok(files)
+}
+
+impl StagedPath {
+    /// Says that the file has become an object under another name.
+    pub(super) fn published(mut self) {
+        self.is_published = true;
+    }
+}
+
+impl Deref for StagedPath {
+    type Target = Path;
+    fn deref(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for StagedPath {
+    fn drop(&mut self) {
+        if !self.is_published {
+            // What cannot be removed now is swept later.
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// Gives the file its size and its room on the disk, so that a full disk shows now, not in the middle.
+/// Where the file system cannot reserve, the file is sparse and a full disk shows at a write.
+pub(in crate::store) fn reserve(file: &File, size: u64) -> io::Result<()> {
+    if size == 0 {
+        return Ok(());
+    }
+    match fallocate(file, FallocateFlags::empty(), 0, size) {
+        Err(Errno::OPNOTSUPP | Errno::NOSYS) => file.set_len(size),
+        outcome => Ok(outcome?),
+    }
+}
