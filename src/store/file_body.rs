@@ -149,7 +149,7 @@ mod tests {
     }
 
     fn noise(len: usize) -> Vec<u8> {
-        (0..len).map(|i| (i.wrapping_mul(2_654_435_761) >> 7) as u8).collect()
+        (0..len).map(|i| i.wrapping_mul(2_654_435_761).to_be_bytes()[5]).collect()
     }
 
     #[tokio::test]

@@ -48,7 +48,7 @@ const REUSED_FOR: Duration = Duration::from_secs(10);
 const KEPT_OPEN: u64 = 1024;
 
 /// Leftovers of dead processes are removed when they are older than this.
-const LEFTOVERS_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
+const LEFTOVERS_AFTER: Duration = Duration::from_hours(24);
 
 /// How many objects one trip to the blocking pool lists.
 const LISTED_AT_ONCE: usize = 1000;

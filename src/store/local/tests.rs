@@ -18,7 +18,7 @@ fn staged_files(root: &Path) -> usize {
 
 /// Makes everything in a dead process's staging folder a day and a minute old.
 fn age(folder: &Path) {
-    let then = std::time::SystemTime::now() - LEFTOVERS_AFTER - Duration::from_secs(60);
+    let then = std::time::SystemTime::now() - LEFTOVERS_AFTER - Duration::from_mins(1);
     for file in fs::read_dir(folder).unwrap() {
         File::options().write(true).open(file.unwrap().path()).unwrap().set_modified(then).unwrap();
     }
