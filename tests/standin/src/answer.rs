@@ -196,8 +196,10 @@ impl Answer {
     }
 }
 
+/// A message may quote what was asked; what no header can hold becomes a question mark.
 fn insert(response: &mut Response<Body>, name: &str, value: &str) -> io::Result<()> {
     let name = HeaderName::try_from(name).map_err(io::Error::other)?;
+    let value: String = value.chars().map(|c| if c == ' ' || c.is_ascii_graphic() { c } else { '?' }).collect();
     response.headers_mut().insert(name, HeaderValue::try_from(value).map_err(io::Error::other)?);
     Ok(())
 }

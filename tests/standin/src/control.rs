@@ -9,6 +9,8 @@
 //! | `DELETE /-/standin/faults[/ID]` | ends one fault, or all |
 //! | `GET /-/standin/repos` | repos with their refs |
 //! | `POST /-/standin/refs` | `{"repo", "ref", "commit"}`: moves a ref |
+//! | `POST /-/standin/repos` | `{"repo", ...}` with any of `rename`, `author`, `object_id`, `gated` (true), `private`, `disabled`, `access`, `remove` (true): changes a repo |
+//! | `POST /-/standin/token` | `{"token"}`: another token is the good one |
 //! | `POST /-/standin/rate` | `{"origin", "bytes_per_second"}`: caps an origin; 0 ends it |
 
 use std::io;
@@ -22,7 +24,7 @@ use serde_json::{Value, json};
 use crate::body::{self, Body};
 use crate::counters::Origin;
 use crate::faults::Fault;
-use crate::repo::RepoName;
+use crate::repo::{Gated, RepoName};
 use crate::server::{Connection, Handler};
 use crate::state::State;
 
@@ -44,6 +46,47 @@ struct MoveRef {
     #[serde(rename = "ref")]
     reference: String,
     commit: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Change {
+    repo: String,
+    author: Option<String>,
+    object_id: Option<String>,
+    gated: Option<bool>,
+    private: Option<bool>,
+    disabled: Option<bool>,
+    access: Option<bool>,
+    rename: Option<String>,
+    #[serde(default)]
+    remove: bool,
+}
+
+impl Change {
+    fn apply(self, state: &State) -> Result<(), (u16, String)> {
+        let name = RepoName::from(self.repo.as_str());
+        let mut world = state.world_mut();
+        let repo = world.repo_mut(&name).ok_or_else(|| (404, format!("there is no repo {name}")))?;
+        repo.author = self.author.unwrap_or_else(|| repo.author.clone());
+        repo.object_id = self.object_id.unwrap_or_else(|| repo.object_id.clone());
+        repo.gated = self.gated.map_or(repo.gated, |gated| if gated { Gated::Manual } else { Gated::No });
+        repo.private = self.private.unwrap_or(repo.private);
+        repo.disabled = self.disabled.unwrap_or(repo.disabled);
+        repo.access = self.access.unwrap_or(repo.access);
+        if let Some(id) = self.rename {
+            world.rename(&name, &id);
+        }
+        if self.remove {
+            world.remove(&name);
+        }
+        Ok(())
+    }
+}
+
+#[derive(Deserialize)]
+struct Token {
+    token: String,
 }
 
 #[derive(Deserialize)]
@@ -98,6 +141,14 @@ impl ControlHandler {
                 let mut world = state.world_mut();
                 let repo = world.repo_mut(&name).ok_or_else(|| (404, format!("there is no repo {name}")))?;
                 repo.point(&wanted.reference, &wanted.commit).map_err(|error| (400, error))?;
+                json!({})
+            }
+            ("POST", "repos") => {
+                parse::<Change>(body)?.apply(state)?;
+                json!({})
+            }
+            ("POST", "token") => {
+                state.world_mut().token = parse::<Token>(body)?.token;
                 json!({})
             }
             ("POST", "rate") => {

@@ -3,7 +3,8 @@
 use serde_json::json;
 
 use crate::content::Content;
-use crate::repo::{Gated, NewCommit, RepoBuilder};
+use crate::describe::{NewCommit, RepoBuilder};
+use crate::repo::Gated;
 
 const GIT_ATTRIBUTES: &str = "\
 *.bin filter=lfs diff=lfs merge=lfs -text
@@ -24,7 +25,8 @@ const GIT_ATTRIBUTES: &str = "\
 /// | `acme/copy` | the same `model.safetensors` as `acme/tiny` |
 /// | `acme/old-lfs` | LFS from before Xet |
 /// | `acme/gated`, `acme/private`, `acme/disabled` | as they say; the default token has access |
-/// | `datasets/acme/table` | csv and parquet, `refs/convert/parquet`; cc-by-4.0 |
+/// | `datasets/acme/table` | csv (and a parquet file), `refs/convert/parquet`; cc-by-4.0 |
+/// | `datasets/acme/columns` | parquet alone; mit |
 /// | `datasets/squid` | a one-label id; mit |
 /// | `spaces/acme/demo` | a static space; mit |
 pub fn fixtures() -> Vec<RepoBuilder> {
@@ -65,6 +67,7 @@ pub fn fixtures() -> Vec<RepoBuilder> {
         small("acme/private", &readme("mit")).private(),
         small("acme/disabled", &readme("mit")).disabled(),
         table(),
+        columns(),
         RepoBuilder::dataset("squid")
             .commit(NewCommit::new("Add data").file("README.md", readme("mit")).file("data/train.csv", CSV)),
         RepoBuilder::space("acme/demo").commit(
@@ -127,13 +130,19 @@ fn nested() -> RepoBuilder {
     RepoBuilder::model("acme/nested").commit(commit)
 }
 
+const PARQUET: &[u8] = include_bytes!("../fixtures/table/train.parquet");
+
 fn table() -> RepoBuilder {
-    const PARQUET: &[u8] = include_bytes!("../fixtures/table/train.parquet");
-    let readme = "---\nlicense: cc-by-4.0\nconfigs:\n- config_name: default\n  data_files:\n  - split: train\n    path: data/train.csv\n\
-                  - config_name: columns\n  data_files:\n  - split: train\n    path: data/train.parquet\n---\n# table\n";
+    // The parquet file is left out of the configuration: `datasets` reads one format in a repo.
+    let readme = "---\nlicense: cc-by-4.0\nconfigs:\n- config_name: default\n  data_files:\n  - split: train\n    path: data/train.csv\n---\n";
     RepoBuilder::dataset("acme/table")
         .commit(NewCommit::new("initial commit").file(".gitattributes", GIT_ATTRIBUTES).file("README.md", readme))
         .commit(NewCommit::new("Add data").file("data/train.csv", CSV).file("data/train.parquet", PARQUET))
         .on("refs/convert/parquet")
         .commit(NewCommit::new("Convert").file("default/train/0000.parquet", PARQUET))
+}
+
+fn columns() -> RepoBuilder {
+    let commit = NewCommit::new("Add data").file("README.md", "---\nlicense: mit\n---\n# columns\n");
+    RepoBuilder::dataset("acme/columns").commit(commit.file("data/train-00000-of-00001.parquet", PARQUET))
 }

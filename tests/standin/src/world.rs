@@ -4,8 +4,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::sync::Arc;
 
+use crate::describe::RepoBuilder;
 use crate::file::File;
-use crate::repo::{Kind, Repo, RepoBuilder, RepoName};
+use crate::repo::{Kind, Repo, RepoName};
 
 /// The token that the stand-in knows unless it is told another.
 pub const DEFAULT_TOKEN: &str = "hf_standin_service_token";

@@ -245,4 +245,7 @@ async fn text_is_compressed_for_those_who_accept_it() {
     assert_eq!((packed.header("content-encoding"), packed.header("content-length")), ("gzip", ""));
     let plain = request("GET", hub.hub_url(), path, &[("accept-encoding", "identity")], "").await;
     assert_eq!(plain.header("content-encoding"), "");
+    hub.fault(Fault::new(FaultKind::Gzip));
+    let trapped = get(hub.hub_url(), "//api/models/acme/tiny/refs").await;
+    assert_eq!((trapped.status, trapped.header("content-encoding")), (200, "gzip"));
 }

@@ -40,8 +40,7 @@ pub(crate) fn token_refused(form: Form) -> Answer {
 }
 
 pub(crate) fn revision_not_found(form: Form, revision: &str) -> Answer {
-    let printable: String = revision.chars().map(|c| if c.is_ascii_graphic() || c == ' ' { c } else { '?' }).collect();
-    error(form, 404, Some("RevisionNotFound"), &format!("Invalid rev id: {printable}"))
+    error(form, 404, Some("RevisionNotFound"), &format!("Invalid rev id: {revision}"))
 }
 
 pub(crate) fn entry_not_found(form: Form, commit: &str) -> Answer {

@@ -208,7 +208,11 @@ fn to_cdn(ask: &Ask, repo: &Repo, commit: &Commit, path: &str, file: &File, lfs:
 fn signed(ask: &Ask, repo: &Repo, path: &str, lfs: &Lfs) -> String {
     let at = match &lfs.xet_hash {
         Some(hash) => format!("/xet-bridge-us/{}/{hash}", repo.object_id),
-        None => format!("/repos/{}/{}/{}/{}", &repo.object_id[..2], &repo.object_id[2..4], repo.object_id, lfs.sha256),
+        None => {
+            let (first, second) = (lfs.sha256.get(..2), lfs.sha256.get(2..4));
+            let (first, second) = (first.unwrap_or_default(), second.unwrap_or_default());
+            format!("/repos/{first}/{second}/{}/{}", repo.object_id, lfs.sha256)
+        }
     };
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let expires = (now + ask.state.settings.signed_for).as_secs();
