@@ -45,10 +45,12 @@ class Value:
 
 @dataclass
 class Error:
-    """Fails with one of these classes (any when empty); each text stands on stderr."""
+    """Fails with one of these classes (any when empty); each text stands on stderr, and in the exception's own
+    message where `said`: stderr has the whole chain of causes, the message is what a user reads first."""
 
     classes: tuple = ()
     texts: tuple = ()
+    said: bool = False
 
 
 @dataclass
@@ -123,8 +125,8 @@ def facts(oracle, *keys):
     return Value({key: everything[key] for key in keys})
 
 
-def error(*texts, classes=()):
-    return lambda oracle: Error(classes, texts)
+def error(*texts, classes=(), said=False):
+    return lambda oracle: Error(classes, texts, said)
 
 
 def heads(oracle):
@@ -226,20 +228,20 @@ def other_flows():
 
 def refusal_flows():
     """An uncaught script's stderr must say why, whatever the client makes of a refusal (PROTOCOL: 5.3-5.5)."""
-    why = error(REFUSED_REASON)
+    why, said = error(REFUSED_REASON), error(REFUSED_REASON, said=True)
     new_python = ("hub240", "hub133", "hub036", "hub023")
     flows = [
-        Flow("refused-file", new_python + ("js", "rust1"), "download", ask(FORBIDDEN, "config.json"), why),
-        Flow("refused-snapshot", new_python + ("js", "rust1"), "snapshot", ask(FORBIDDEN), why),
-        Flow("refused-info", new_python + ("js", "rust1"), "info", ask(FORBIDDEN), why),
+        Flow("refused-file", new_python + ("js", "rust1"), "download", ask(FORBIDDEN, "config.json"), said),
+        Flow("refused-snapshot", new_python + ("js", "rust1"), "snapshot", ask(FORBIDDEN), said),
+        Flow("refused-info", new_python + ("js", "rust1"), "info", ask(FORBIDDEN), said),
         Flow("refused-cli", ("hub240", "hub133", "hub036"), "cli", ask(FORBIDDEN), why),
-        Flow("refused", ("tf5",), "config", ask(FORBIDDEN), why),
+        Flow("refused", ("tf5",), "config", ask(FORBIDDEN), said),
         Flow("refused", ("ds5",), "load", ask(FORBIDDEN), why, exits=("datasets-server.127.0.0.1",)),
         Flow("refused", ("curl",), "refused", ask(FORBIDDEN, "config.json"), error(REFUSED_REASON, "403")),
         # hf-hub 0.4 shows the status and nothing that a server could write.
         Flow("refused", ("rust0-sync", "rust0-tokio"), "download", ask(FORBIDDEN, "config.json"), error("403")),
-        Flow("unlicensed", new_python + ("js", "rust1"), "download", ask("acme/no-license", "config.json"), error("licen")),
-        Flow("no-rule", new_python + ("js", "rust1"), "download", ask("other/unknown", "config.json"), error("ml-platform@example.com")),
+        Flow("unlicensed", new_python + ("js", "rust1"), "download", ask("acme/no-license", "config.json"), error("licen", said=True)),
+        Flow("no-rule", new_python + ("js", "rust1"), "download", ask("other/unknown", "config.json"), error("ml-platform@example.com", said=True)),
     ]
     return flows
 

@@ -50,6 +50,8 @@ def judge(expected, done):
             return f"succeeded, but should have been refused: {said}"
         if expected.classes and said["error"] not in expected.classes:
             return f"{said['error']}, expected {' or '.join(expected.classes)}: {said['text'][:800]}"
+        if expected.said and not all(text in said["text"] for text in expected.texts):
+            return f"the exception does not say {list(expected.texts)}: {said['text'][:800]}"
         missing = [text for text in expected.texts if text not in done.stderr]
         return f"stderr does not say {missing}; it ends: {done.stderr[-1500:]}" if missing else ""
     if not said["ok"]:
