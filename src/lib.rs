@@ -2,8 +2,8 @@
 
 pub mod hub;
 pub mod manifest;
-pub mod server;
 pub mod policy;
+pub mod server;
 pub mod store;
 pub mod telemetry;
 pub mod upstream;

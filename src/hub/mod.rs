@@ -3,15 +3,21 @@
 //! Everything here is pure: values in, values out. No I/O, no async, no clock. Text from outside is
 //! parsed into these types once, at the edge; from there on the types are trusted.
 
+mod client;
+mod conditional;
 mod digest;
 mod path;
+mod range;
 mod repo;
 mod revision;
 mod route;
 mod wire;
 
+pub use client::{ClientKind, ClientVersion, SizeRule};
+pub use conditional::{Condition, if_range_holds};
 pub use digest::{BlobId, GitHasher, GitOid, Sha256, Sha256Hasher};
 pub use path::RepoPath;
+pub use range::{ByteRange, RangeError, Selected, content_range, unsatisfied_content_range};
 pub use repo::{Repo, RepoKind};
 pub use revision::{Commit, Revision};
 pub use route::{CommitsQuery, GitService, HubRoute, InfoQuery, ListQuery, RouteError, TreeQuery};
