@@ -67,7 +67,7 @@ impl Default for UpstreamConfig {
             allowed_hosts: vec!["huggingface.co".into(), "hf.co".into()],
             allow_private: false,
             connections: 64,
-            ref_ttl: Duration::from_secs(60),
+            ref_ttl: Duration::from_mins(1),
             on_gone: OnGone::Serve,
             offline: false,
             connect_timeout: Duration::from_secs(10),

@@ -94,6 +94,12 @@ impl Error {
         self
     }
 
+    /// An error of ours that a library has wrapped.
+    pub(super) fn within(error: &(dyn std::error::Error + 'static)) -> Option<Self> {
+        std::iter::successors(Some(error), |error| error.source())
+            .find_map(|error| error.downcast_ref::<Self>().cloned())
+    }
+
     pub(super) fn malformed(what: impl Into<String>) -> Self {
         Self::new(ErrorKind::Malformed(what.into()))
     }
@@ -224,17 +230,28 @@ impl fmt::Display for ErrorKind {
     }
 }
 
+/// Tells everything: what was asked, what happened and the cause, so that one log field is enough.
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.asked.is_empty() { self.kind.fmt(f) } else { write!(f, "{}: {}", self.asked, self.kind) }
+        if !self.asked.is_empty() {
+            write!(f, "{}: ", self.asked)?;
+        }
+        self.kind.fmt(f)?;
+        if let Some(source) = &self.source {
+            write!(f, " ({source}")?;
+            let mut cause = source.source();
+            while let Some(error) = cause {
+                write!(f, ": {error}")?;
+                cause = error.source();
+            }
+            f.write_str(")")?;
+        }
+        Ok(())
     }
 }
 
-impl std::error::Error for Error {
-    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        self.source.as_deref().map(|source| source as _)
-    }
-}
+/// No `source()`: `Display` has told it.
+impl std::error::Error for Error {}
 
 #[cfg(test)]
 mod tests {

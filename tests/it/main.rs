@@ -1,1 +1,7 @@
-fn main() {}
+//! The integration tests, in one binary so that they are linked once.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may panic, its helpers too")]
+
+mod egress;
+mod support;
+mod upstream;
