@@ -121,11 +121,14 @@ impl Upstream {
         let route = HubRoute::PathsInfo { repo: repo.clone(), revision: commit.into() };
         let mut found = Vec::new();
         for some in paths.chunks(PATHS_PER_REQUEST) {
-            let mut form = form_urlencoded::Serializer::new(String::new());
-            for path in some {
-                form.append_pair("paths", path.as_str());
-            }
-            let form = form.append_pair("expand", "false").finish();
+            // The serializer is not Send, so it must not live on to the await below.
+            let form = {
+                let mut form = form_urlencoded::Serializer::new(String::new());
+                for path in some {
+                    form.append_pair("paths", path.as_str());
+                }
+                form.append_pair("expand", "false").finish()
+            };
             let ask = Ask { method: Method::POST, form: Some(form.into()), ..self.question(&route, purpose)? };
             let entries: Vec<TreeEntry> = self.fetch(&ask, Limit::Whole(ANSWER_LIMIT)).await?.json().await?;
             let asked: HashSet<&RepoPath> = some.iter().collect();
