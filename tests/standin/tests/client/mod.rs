@@ -43,8 +43,9 @@ pub async fn request(method: &str, base: &str, path: &str, headers: &[(&str, &st
     text += &format!("content-length: {}\r\n\r\n{body}", body.len());
     socket.write_all(text.as_bytes()).await.unwrap();
     let mut all = Vec::new();
-    // A reset in the middle is a broken reply like any other.
-    let _ = socket.read_to_end(&mut all).await;
+    // A reset in the middle is a broken reply like any other; one that neither ends nor breaks is a defect.
+    let read = tokio::time::timeout(std::time::Duration::from_secs(20), socket.read_to_end(&mut all)).await;
+    assert!(read.is_ok(), "{method} {path} neither ended nor broke");
     let Some(end) = all.windows(4).position(|four| four == b"\r\n\r\n") else {
         return Reply::default();
     };
