@@ -56,11 +56,6 @@ repo = "sentence-transformers/all-MiniLM-L6-v2"
 [[deny]]
 repo = "extra/forbidden"
 reason = "{REFUSED_REASON}"
-
-[[deny]]
-repo = "extra/forbidden"
-kind = "dataset"
-reason = "{REFUSED_REASON}"
 """,
 }
 

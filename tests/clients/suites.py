@@ -39,7 +39,7 @@ def s3_settings(said, folder):
 
 
 def upstream_settings(standin):
-    return {"upstream.endpoint": standin.url, "upstream.allowed_hosts": ["127.0.0.1"], "upstream.allow_private": True}
+    return {"upstream.endpoint": standin.url, "upstream.allowed_hosts": [f"127.0.0.1:{standin.cdn_port}"], "upstream.allow_private": True}
 
 
 def chosen(run, client):
@@ -164,7 +164,7 @@ def behind_squid(run, folder, origin, proxy, password="egress-secret"):
         stack.callback(squid.stop)
         settings = {
             "upstream.endpoint": f"{origin}://hub.test:{standin.port}",
-            "upstream.allowed_hosts": ["hub.test"],
+            "upstream.allowed_hosts": [f"cdn.hub.test:{standin.cdn_port}"],
             "upstream.proxy": f"{proxy}://localhost:{port if proxy == 'http' else port + 1}",
             "upstream.proxy_user": "egress",
             "upstream.proxy_password": password,
