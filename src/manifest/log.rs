@@ -90,10 +90,8 @@ pub fn log(store: &dyn Store) -> BoxStream<'_, Result<LogItem>> {
         .map_ok(move |meta| async move {
             match store.get(&meta.key, BATCH_LIMIT_BYTES).await {
                 Ok(body) => Ok((meta.key, body.ok_or_else(|| "listed, but not there".to_owned()))),
-                Err(error) => match of_one_object(&error) {
-                    true => Ok((meta.key, Err(error.to_string()))),
-                    false => Err(Error::Read(Arc::new(error))),
-                },
+                Err(error) if of_one_object(&error) => Ok((meta.key, Err(error.to_string()))),
+                Err(error) => Err(Error::Read(Arc::new(error))),
             }
         })
         .try_buffered(READS_AT_ONCE)
@@ -301,7 +299,7 @@ mod tests {
     #[tokio::test]
     async fn records_in_another_order_or_place_are_named() {
         let (store, _, keys) = three_batches().await;
-        edit(&store, &keys[0], |text| text.lines().rev().map(|line| format!("{line}\n")).collect());
+        edit(&store, &keys[0], |text| text.split_inclusive('\n').rev().collect());
         assert!(!read(&store).await.1.is_empty());
 
         let (store, writer, keys) = three_batches().await;

@@ -6,6 +6,7 @@
 //!
 //! - [`Manifest`] writes: one chain of records per process, batched, and the index behind it.
 //! - [`log()`] reads all chains and checks them; [`export()`] shows what they say.
+//! - [`verify`] holds log, index, snapshots and blobs against each other, and completes what a crash left.
 //!
 //! Nothing here asks upstream, decides what may be served, or deletes a blob.
 
@@ -18,6 +19,7 @@ mod newest;
 mod record;
 #[cfg(test)]
 pub(crate) mod testing;
+pub mod verify;
 
 use std::{collections::HashSet, sync::Arc};
 

@@ -1,0 +1,82 @@
+//! Hashes every blob of the store.
+
+use std::{sync::Arc, time::SystemTime};
+
+use futures_util::{StreamExt as _, TryStreamExt as _, stream::BoxStream};
+use http_body_util::BodyExt as _;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::super::{Error, Result, log::of_one_object};
+use crate::{
+    hub::{Sha256, Sha256Hasher},
+    store::{self, ErrorKind, Key, ObjectMeta, Prefix, Store},
+};
+
+/// What became of one object below `blobs/`.
+pub(super) struct Hashed {
+    pub(super) key: Key,
+    pub(super) size: u64,
+    pub(super) modified: SystemTime,
+    /// The digest of its content, or why it could not be read.
+    pub(super) digest: std::result::Result<Sha256, String>,
+}
+
+impl Hashed {
+    /// The digest that the key promises.
+    pub(super) fn promised(&self) -> Option<Sha256> {
+        let digest = self.key.as_str().rsplit('/').next()?.parse().ok()?;
+        (Key::blob(&digest) == self.key).then_some(digest)
+    }
+}
+
+/// All blobs, `jobs` of them hashed at a time, each in a task of its own.
+pub(super) fn hash_all(store: &Arc<dyn Store>, jobs: usize) -> BoxStream<'_, Result<Hashed>> {
+    store
+        .list(&Prefix::blobs())
+        .map_err(|error| Error::Read(Arc::new(error)))
+        .map_ok(move |meta| {
+            let task = AbortOnDropHandle::new(tokio::spawn(hash(store.clone(), meta)));
+            async move { task.await.unwrap_or_else(|ended| Err(broken_task(&ended))) }
+        })
+        .try_buffer_unordered(jobs)
+        .try_filter_map(|hashed| async move { Ok(hashed) })
+        .boxed()
+}
+
+/// `None` where the blob went away meanwhile.
+async fn hash(store: Arc<dyn Store>, meta: ObjectMeta) -> Result<Option<Hashed>> {
+    let digest = match digest(&*store, &meta.key).await {
+        Ok(None) => return Ok(None),
+        Ok(Some(digest)) => Ok(digest),
+        Err(error) if of_one_object(&error) => Err(described(&error)),
+        Err(error) => return Err(Error::Read(Arc::new(error))),
+    };
+    Ok(Some(Hashed { key: meta.key, size: meta.size, modified: meta.modified, digest }))
+}
+
+async fn digest(store: &dyn Store, key: &Key) -> store::Result<Option<Sha256>> {
+    let Some(mut object) = store.open(key, None).await? else { return Ok(None) };
+    let mut hasher = Sha256Hasher::default();
+    while let Some(frame) = object.body.frame().await {
+        if let Ok(data) = frame?.into_data() {
+            hasher.update(&data);
+        }
+    }
+    Ok(Some(hasher.finish()))
+}
+
+fn broken_task(ended: &tokio::task::JoinError) -> Error {
+    let kind = ErrorKind::Other(format!("hashing a blob ended early: {ended}"));
+    Error::Read(Arc::new(store::Error { kind, key: None, source: None }))
+}
+
+/// An error with its causes, in one line.
+pub(super) fn described(error: &store::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}
