@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use super::{license::LicenseId, load::LoadError};
+use super::{license::LicenseId, load_error::LoadError};
 use crate::hub::{Repo, RepoKind, Revision};
 
 /// The two lists as the environment gives them. Values are passed in, never read from the process here.
@@ -66,19 +66,18 @@ impl EnvLists {
 
     /// The lists as they are recorded with the policy.
     pub(super) fn text(&self) -> String {
-        let mut text = String::new();
-        if let Some(repos) = &self.repos {
+        let repos = self.repos.iter().map(|repos| {
             let words = repos.iter().map(|(repo, revision)| match revision {
                 Some(revision) => format!("{repo}@{revision}"),
                 None => repo.to_string(),
             });
-            text += &format!("HF_REPOS={}\n", words.collect::<Vec<_>>().join(","));
-        }
-        if let Some(licenses) = &self.licenses {
+            format!("HF_REPOS={}\n", words.collect::<Vec<_>>().join(","))
+        });
+        let licenses = self.licenses.iter().map(|licenses| {
             let words: Vec<&str> = licenses.iter().map(LicenseId::as_str).collect();
-            text += &format!("LICENSE_ALLOWLIST={}\n", words.join(","));
-        }
-        text
+            format!("LICENSE_ALLOWLIST={}\n", words.join(","))
+        });
+        repos.chain(licenses).collect()
     }
 }
 
@@ -98,11 +97,97 @@ fn repo_at_revision(word: &str) -> Result<(Repo, Option<Revision>), LoadError> {
         LoadError::of_environment(
             "HF_REPOS",
             word,
-            &e.to_string(),
+            e.problem,
             "write org/name or org/name@revision, separated by commas",
         )
     };
     let (repo, revision) = word.split_once('@').map_or((word, None), |(repo, revision)| (repo, Some(revision)));
     let repo = repo.strip_prefix("models/").filter(|id| id.contains('/')).unwrap_or(repo);
     Ok((repo.parse().map_err(wrong)?, revision.map(str::parse).transpose().map_err(wrong)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::{
+        DenialKind, PolicySet, RevisionVerdict,
+        tests::{commit, day},
+    };
+
+    const PIN: &str = "c9745ed1d9f207416be6d2e6f8de32d1f16199bf";
+    const OTHER: &str = "1111111111111111111111111111111111111111";
+
+    fn lists(repos: Option<&str>, licenses: Option<&str>) -> EnvLists {
+        EnvLists::parse(repos, licenses).unwrap()
+    }
+
+    fn revision(set: &PolicySet, repo: &str, revision: &str) -> Result<RevisionVerdict, DenialKind> {
+        let rule = set.decide_repo(&repo.parse().unwrap(), day("2026-11-24")).map_err(|denial| denial.kind())?;
+        rule.decide_revision(&revision.parse().unwrap()).map_err(|denial| denial.kind())
+    }
+
+    #[test]
+    fn without_a_folder_the_lists_are_the_policy() {
+        use RevisionVerdict::{Allowed, PinnedTo};
+        let text = format!("acme/tiny, acme/a@v1 acme/a@v2\nacme/b@{PIN},datasets/acme/d");
+        let set = PolicySet::from_env_lists(&lists(Some(&text), Some("Apache-2.0,mit"))).unwrap();
+        let cases = [
+            ("Acme/Tiny", "main", Ok(Allowed)),
+            ("acme/a", "v2", Ok(Allowed)),
+            ("acme/a", "main", Err(DenialKind::Revision)),
+            ("acme/b", "main", Ok(PinnedTo(commit()))),
+            ("datasets/acme/d", "main", Ok(Allowed)),
+            ("acme/d", "main", Err(DenialKind::NoRule)),
+        ];
+        for (repo, asked, expected) in cases {
+            assert_eq!(revision(&set, repo, asked), expected, "{repo}@{asked}");
+        }
+        assert!(set.licenses.allow.contains(&LicenseId::new("apache-2.0")));
+        assert!(set.text().contains("HF_REPOS=acme/tiny,"));
+    }
+
+    #[test]
+    fn the_lists_narrow_a_folder_and_never_widen_it() {
+        use RevisionVerdict::{Allowed, NeedsHistory};
+        let dir = tempfile::tempdir().unwrap();
+        let text =
+            "[licenses]\nallow = [\"mit\", \"isc\"]\n[[allow]]\nrepo = \"acme/*\"\nrevisions = [\"main\", \"v*\"]";
+        std::fs::write(dir.path().join("repos.toml"), text).unwrap();
+        let repos = format!("acme/a,acme/b@v1,acme/b@dev,acme/c@{PIN},other/x");
+        let set = PolicySet::load_narrowed(dir.path(), &lists(Some(&repos), Some("mit,gpl-3.0"))).unwrap();
+        let cases = [
+            ("acme/a", "main", Ok(Allowed)),
+            ("acme/z", "main", Err(DenialKind::NoRule)),
+            ("other/x", "main", Err(DenialKind::NoRule)),
+            ("acme/b", "v1", Ok(Allowed)),
+            ("acme/b", "main", Err(DenialKind::Revision)),
+            ("acme/b", "dev", Err(DenialKind::Revision)),
+            ("acme/c", PIN, Ok(NeedsHistory)),
+            ("acme/c", OTHER, Err(DenialKind::Revision)),
+        ];
+        for (repo, asked, expected) in cases {
+            assert_eq!(revision(&set, repo, asked), expected, "{repo}@{asked}");
+        }
+        for (license, allowed) in [("mit", true), ("isc", false), ("gpl-3.0", false)] {
+            let rule = set.decide_repo(&"acme/a".parse().unwrap(), day("2026-11-24")).unwrap();
+            let claims = crate::policy::LicenseClaims {
+                tags: crate::policy::Claim::of_tags([format!("license:{license}").as_str()]),
+                ..Default::default()
+            };
+            let decided = set.licenses.decide(&rule, &"acme/a".parse().unwrap(), commit(), &claims);
+            assert_eq!(decided.is_ok(), allowed, "{license}");
+        }
+        let unnarrowed = PolicySet::load(dir.path()).unwrap();
+        assert_ne!(set.digest(), unnarrowed.digest(), "the lists are part of what was decided by");
+    }
+
+    #[test]
+    fn a_bad_word_in_the_list_is_named() {
+        for bad in ["a/b/c", "acme/x@a..b", "@main", "acme/x y/z@"] {
+            let error = EnvLists::parse(Some(bad), None).expect_err(bad).to_string();
+            let word = bad.split(' ').next_back().unwrap();
+            assert!(error.starts_with(&format!("HF_REPOS: {word}: ")), "{error}");
+        }
+        assert!(lists(Some(" , "), Some("")).is_empty());
+    }
 }

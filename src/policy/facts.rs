@@ -138,3 +138,107 @@ impl Rule {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::policy::tests::{commit, day, policy};
+
+    const OTHER: &str = "1111111111111111111111111111111111111111";
+
+    fn facts(canonical: &str) -> RepoFacts {
+        RepoFacts {
+            canonical: canonical.parse().unwrap(),
+            commit: commit(),
+            identity: Identity { id: Some("id1".into()), author: Some("acme".into()) },
+            first_seen: None,
+            gated: false,
+            private: false,
+            disabled: false,
+            license: LicenseClaims::read(Some(b"---\nlicense: mit\n---\n"), &json!({})),
+        }
+    }
+
+    fn decide(keys: &str, facts: &RepoFacts) -> Result<Approved, Denial> {
+        let set = policy(&format!("[licenses]\nallow = [\"mit\"]\n[[allow]]\nname = \"r\"\nrepo = \"acme/*\"\n{keys}"));
+        let asked: Repo = "acme/x".parse().unwrap();
+        let rule = set.decide_repo(&asked, day("2026-11-24")).unwrap();
+        set.decide_facts(&rule, &asked, facts, day("2026-11-24"))
+    }
+
+    #[test]
+    fn an_approval_carries_what_the_manifest_records() {
+        let keys = "approved_by = \"legal@example.com\"\nticket = \"SEC-1\"\nexpires = \"2026-12-01\"";
+        let approved = decide(keys, &facts("Acme/X")).unwrap();
+        assert_eq!(approved.repo.id(), "Acme/X");
+        assert_eq!(approved.rule.approved_by.as_deref(), Some("legal@example.com"));
+        assert_eq!(approved.rule.ticket.as_deref(), Some("SEC-1"));
+        assert_eq!(approved.license.to_string(), "mit");
+        assert!(approved.warning.as_deref().is_some_and(|warning| warning.contains("in 7 days")));
+        assert_eq!(approved.policy_sha256(), approved.rule.policy_sha256);
+    }
+
+    #[test]
+    fn gated_private_disabled_and_unlicensed_repos_are_refused() {
+        use DenialKind::{Disabled, Gated, LicenseUnknown};
+        let gated = RepoFacts { gated: true, ..facts("acme/x") };
+        let private = RepoFacts { private: true, ..facts("acme/x") };
+        let disabled = RepoFacts { disabled: true, ..facts("acme/x") };
+        let unlicensed = RepoFacts { license: LicenseClaims::default(), ..facts("acme/x") };
+        let cases = [
+            ("", &gated, Some(Gated)),
+            ("gated = true", &gated, None),
+            ("", &private, Some(Gated)),
+            ("gated = true", &private, None),
+            ("gated = true", &disabled, Some(Disabled)),
+            ("", &unlicensed, Some(LicenseUnknown)),
+        ];
+        for (keys, facts, expected) in cases {
+            assert_eq!(decide(keys, facts).err().map(|denial| denial.kind()), expected, "{keys:?} {facts:?}");
+        }
+    }
+
+    #[test]
+    fn another_owner_under_the_same_name_is_refused_until_the_rule_names_its_id() {
+        let seen = |id: Option<&str>, author: Option<&str>| RepoFacts {
+            first_seen: Some(Identity { id: id.map(Into::into), author: author.map(Into::into) }),
+            ..facts("acme/x")
+        };
+        let changed = Some(DenialKind::OwnerChanged);
+        let cases = [
+            ("", seen(Some("id1"), Some("Acme")), None),
+            ("", seen(Some("id0"), Some("acme")), changed),
+            ("", seen(Some("id1"), Some("other")), changed),
+            ("", seen(None, None), None),
+            ("upstream_id = \"id1\"", seen(Some("id0"), Some("other")), None),
+            ("upstream_id = \"id0\"", seen(Some("id1"), Some("acme")), changed),
+            ("upstream_id = \"id0\"", facts("acme/x"), changed),
+        ];
+        for (keys, facts, expected) in cases {
+            let denial = decide(keys, &facts).err();
+            assert_eq!(denial.as_ref().map(Denial::kind), expected, "{keys:?} {facts:?}");
+            assert!(denial.is_none_or(|denial| denial.remedy().contains("upstream_id = \"id1\"")));
+        }
+    }
+
+    #[test]
+    fn the_canonical_name_is_put_to_policy_again() {
+        let moved = decide("", &facts("evil/x")).unwrap_err();
+        assert_eq!(moved.kind(), DenialKind::Renamed);
+        assert!(moved.reason().contains("evil/x"), "{moved}");
+        let denied = decide("[[deny]]\nrepo = \"acme/y\"\nreason = \"no\"", &facts("acme/y")).unwrap_err();
+        assert_eq!(denied.kind(), DenialKind::DenyRule);
+    }
+
+    #[test]
+    fn a_pin_holds_under_either_name() {
+        let pin_x = format!("[[allow]]\nname = \"x\"\nrepo = \"acme/x\"\npin = \"{OTHER}\"");
+        let pin_y = format!("[[allow]]\nname = \"y\"\nrepo = \"acme/y\"\npin = \"{OTHER}\"");
+        for keys in [pin_x, pin_y] {
+            let denial = decide(&keys, &facts("acme/y")).unwrap_err();
+            assert_eq!(denial.kind(), DenialKind::Pinned, "{denial}");
+        }
+    }
+}

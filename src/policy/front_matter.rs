@@ -111,18 +111,16 @@ mod tests {
 
     #[test]
     fn hostile_yaml_is_unreadable_not_a_hang() {
-        let bomb = format!(
-            "---\na: &a [x,x,x,x,x,x,x,x,x]\n{}license: mit\n---\n",
-            ('b'..='z')
-                .zip('a'..='y')
-                .map(|(b, a)| format!("{b}: &{b} [*{a},*{a},*{a},*{a},*{a},*{a},*{a},*{a}]\n"))
-                .collect::<String>()
-        );
+        let mut bomb = "---\na: &a [x,x,x,x,x,x,x,x,x]\n".to_owned();
+        for (name, of) in ('b'..='z').zip('a'..='y') {
+            bomb += &[format!("{name}: &{name} ["), format!("*{of},").repeat(8), "]\n".into()].concat();
+        }
+        bomb += "license: mit\n---\n";
         let deep = format!("---\nlicense: {}mit{}\n---\n", "[".repeat(500), "]".repeat(500));
         let long = format!("---\nx: {}\nlicense: mit\n---\n", "y".repeat(MAX_BYTES));
         for readme in [bomb, deep, long, "---\nlicense: [mit\n---\n".into(), "---\n- a\n- b\n---\n".into()] {
             let claim = license_of(readme.as_bytes());
-            assert!(matches!(claim, Claim::Unreadable(_)), "{claim:?} of {:.60}", readme);
+            assert!(matches!(claim, Claim::Unreadable(_)), "{claim:?} of {readme:.60}");
         }
         assert!(matches!(license_of(b"---\nlicense: \xff\n---\n"), Claim::Unreadable(_)));
     }

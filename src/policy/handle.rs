@@ -10,13 +10,9 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use time::{Date, OffsetDateTime};
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    env_lists::EnvLists,
-    load::{LoadError, Sources},
-    set::PolicySet,
-};
+use super::{env_lists::EnvLists, load::Sources, load_error::LoadError, set::PolicySet};
 
-/// How often the folder is looked at. ConfigMaps signal nobody.
+/// How often the folder is looked at. A ConfigMap's change signals nobody.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
 /// The day in UTC, for `today` of the decisions.
@@ -85,14 +81,8 @@ impl PolicyHandle {
                 return Ok(None);
             }
             if !sources.folder_exists() {
-                return Err(LoadError {
-                    file: dir.clone(),
-                    line: None,
-                    key: String::new(),
-                    value: String::new(),
-                    problem: "the policy folder is gone".into(),
-                    remedy: "put it back; an empty folder denies everything".into(),
-                });
+                let remedy = "put it back; an empty folder denies everything";
+                return Err(LoadError::of_file(dir, "the policy folder is gone", remedy));
             }
             PolicySet::from_sources(sources).map(Some)
         });

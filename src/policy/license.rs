@@ -44,7 +44,7 @@ impl LicenseId {
     }
 
     fn custom(name: &str) -> Self {
-        Self(format!("other:{}", name.trim().to_ascii_lowercase()).into())
+        Self(format!("other:{}", name.trim().to_ascii_lowercase()))
     }
 
     /// The id.

@@ -11,29 +11,36 @@
 //! Apart from loading a folder ([`PolicyHandle`]) everything here is pure: no network, no store, and the day is an
 //! argument. It never knows who asks or what is stored.
 
+mod check;
 mod config;
 mod denial;
 mod env_lists;
+mod explain;
 mod facts;
 mod files;
 mod front_matter;
 mod handle;
 mod license;
 mod load;
+mod load_error;
+mod merge;
 mod pattern;
 mod rule;
 mod schema;
 mod set;
+mod source;
 
+pub use check::{Finding, Severity, check};
 pub use config::{PolicyConfig, RefusalForm};
 pub use denial::{Denial, DenialKind};
 pub use env_lists::EnvLists;
+pub use explain::{Explanation, FileReason, FileSummary, Question, RuleSummary, Step, Verdict, explain};
 pub use facts::{Approved, Identity, RepoFacts};
 pub use files::FileVerdict;
 pub use front_matter::license_of;
 pub use handle::{PolicyHandle, Reload, today};
 pub use license::{Claim, LicenseClaims, LicenseFound, LicenseId, LicenseSource};
-pub use load::LoadError;
+pub use load_error::LoadError;
 pub use rule::{Ranges, RevisionVerdict, Rule};
 pub use set::PolicySet;
 
@@ -66,6 +73,52 @@ pub(crate) mod tests {
 
     pub(crate) fn day(text: &str) -> Date {
         Date::parse(text, format_description!("[year]-[month]-[day]")).unwrap()
+    }
+
+    #[test]
+    fn the_shipped_policy_loads_and_allows_what_its_readme_says() {
+        let dir = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("policy");
+        let set = PolicySet::load(&dir).unwrap();
+        let today = day("2026-11-24");
+        let gravest = check(&set, today, None).into_iter().map(|finding| finding.severity).min();
+        assert_eq!(gravest, Some(Severity::Note), "the example has nothing to warn of");
+        let rule = |repo: &str| set.decide_repo(&repo.parse().unwrap(), today).map(|rule| rule.name.clone());
+        for (repo, name) in [
+            ("acme/tiny", "acme-tiny"),
+            ("sentence-transformers/all-MiniLM-L6-v2", "minilm"),
+            ("BAAI/bge-small-en-v1.5", "bge-small-en"),
+            ("gpt2", "gpt2"),
+        ] {
+            assert_eq!(rule(repo), Ok(name.to_owned()));
+        }
+        assert!(rule("acme/other").is_err());
+        assert_eq!(rule("acme/tiny-uncensored").unwrap_err().kind(), DenialKind::DenyRule);
+
+        // The tree of the real repo, as far as formats go.
+        let minilm = set.decide_repo(&"sentence-transformers/all-MiniLM-L6-v2".parse().unwrap(), today).unwrap();
+        let served: Vec<&str> =
+            ["config.json", "model.safetensors", "pytorch_model.bin", "onnx/model.onnx", "train_script.py"]
+                .into_iter()
+                .filter(|path| !minilm.hides(&path.parse().unwrap()))
+                .collect();
+        assert_eq!(served, ["config.json", "model.safetensors"]);
+    }
+
+    /// Commented-out rules are examples too: they must load once somebody takes the `# ` away.
+    #[test]
+    fn the_rules_that_the_shipped_policy_comments_out_load_too() {
+        let shipped = include_str!("../../policy/repos.toml");
+        let keys = ["[[", "name =", "repo =", "pin =", "expires =", "gated =", "license.", "kind =", "revisions ="];
+        let text: Vec<&str> = shipped
+            .lines()
+            .map(|line| {
+                line.strip_prefix("# ").filter(|rest| keys.iter().any(|key| rest.starts_with(key))).unwrap_or(line)
+            })
+            .collect();
+        let text = text.join("\n").replace("<the 40 hex digits of the reviewed commit>", &commit().to_string());
+        let set = policy(&text);
+        assert_eq!(set.rules().len(), 7);
+        assert!(set.rules().iter().any(|rule| rule.pin == Some(commit())));
     }
 
     pub(crate) fn commit() -> Commit {

@@ -233,7 +233,7 @@ mod tests {
 
     #[test]
     fn the_most_specific_pattern_wins_whatever_the_order() {
-        let mut patterns = vec![("*/*", 0), ("org/*", 1), ("org/name-*", 2), ("Org/Name-v1", 3), ("gpt2", 4), ("*", 5)];
+        let mut patterns = [("*/*", 0), ("org/*", 1), ("org/name-*", 2), ("Org/Name-v1", 3), ("gpt2", 4), ("*", 5)];
         for _ in 0..2 {
             let set = RepoPatterns::new(patterns.iter().copied()).unwrap();
             let cases = [

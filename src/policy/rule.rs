@@ -125,18 +125,25 @@ impl Rule {
             && self.narrowed.as_ref().is_none_or(|patterns| patterns.name_literally(name))
     }
 
+    /// The refusal of a sha for which [`RevisionVerdict::NeedsHistory`] was said and nothing was found.
+    pub fn outside_history(&self, revision: &Revision) -> Denial {
+        let reason = format!("commit {revision} is in the history of no allowed branch or tag of {}", self.repo);
+        let remedy = "Ask for a branch or a tag, or for the commit to be named by the rule's revisions after a review";
+        self.deny(DenialKind::Revision, &reason, remedy)
+    }
+
     fn not_the_pin(&self, revision: &str, pin: Commit) -> Denial {
         let reason = format!("revision {revision} is not the approved commit {pin} of {}", self.repo);
         self.deny(DenialKind::Pinned, &reason, &format!("Ask for {pin}, or for the pin to be moved after a review"))
     }
 
     fn not_allowed(&self, revision: &str) -> Denial {
-        let mut reason = format!("revision {revision} of {} is not allowed", self.repo);
-        for (what, patterns) in [("the rule's revisions", &self.revisions), ("HF_REPOS", &self.narrowed)] {
-            if let Some(patterns) = patterns {
-                reason += &format!("; {what}: {}", patterns.patterns().join(" "));
-            }
-        }
+        let named = |what: &str, patterns: &Option<RefPatterns>| match patterns {
+            Some(patterns) => format!("; {what}: {}", patterns.patterns().join(" ")),
+            None => String::new(),
+        };
+        let named = named("the rule's revisions", &self.revisions) + &named("HF_REPOS", &self.narrowed);
+        let reason = format!("revision {revision} of {} is not allowed{named}", self.repo);
         let remedy = if is_special_ref(&ref_name(revision)) {
             "Ask for a branch or a tag; pull requests and converted copies must be named by the rule's revisions"
         } else {

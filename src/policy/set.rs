@@ -33,7 +33,6 @@ pub struct PolicySet {
 
 /// One `[[deny]]` of the policy.
 #[derive(Debug)]
-#[expect(dead_code, reason = "`policy check` is about to read the source")]
 pub(super) struct DenyRule {
     pub(super) name: String,
     pub(super) repo: String,
@@ -172,4 +171,129 @@ impl PolicySet {
 fn is_hubs_own_move(asked: &Repo, canonical: &Repo) -> bool {
     let name = canonical.id().split_once('/').map(|(_, name)| name);
     !asked.id().contains('/') && name.is_some_and(|name| name.eq_ignore_ascii_case(asked.id()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::tests::{day, policy};
+
+    const POLICY: &str = r#"
+        [[allow]]
+        name = "wide"
+        repo = "acme/*"
+        [[allow]]
+        name = "tiny"
+        repo = "Acme/Tiny"
+        expires = "2027-01-31"
+        [[allow]]
+        name = "data"
+        repo = "acme/*"
+        kind = "dataset"
+        [[allow]]
+        name = "legacy"
+        repo = "gpt2"
+        [[allow]]
+        name = "bad"
+        repo = "acme/bad"
+        [[deny]]
+        repo = "*/bad"
+        reason = "Content policy 4.2"
+        [[deny]]
+        name = "no spaces"
+        repo = "*/*"
+        kind = "space"
+        reason = "Spaces are code"
+    "#;
+
+    fn decide(set: &PolicySet, repo: &str, today: &str) -> String {
+        match set.decide_repo(&repo.parse().unwrap(), day(today)) {
+            Ok(rule) => rule.name.clone(),
+            Err(denial) => denial.to_string(),
+        }
+    }
+
+    #[test]
+    fn deny_beats_allow_and_the_most_specific_rule_speaks() {
+        let set = policy(POLICY);
+        let cases = [
+            ("acme/other", "wide"),
+            ("ACME/Other", "wide"),
+            ("acme/tiny", "tiny"),
+            ("datasets/acme/tiny", "data"),
+            ("gpt2", "legacy"),
+            (
+                "acme/bad",
+                "Blocked by hubgate policy (rule deny */bad): model acme/bad is denied: Content policy 4.2. \
+                 Use another repo, or ask for the deny rule to be reviewed.",
+            ),
+            (
+                "datasets/x/bad",
+                "Blocked by hubgate policy (rule deny */bad): dataset x/bad is denied: Content policy 4.2. \
+                 Use another repo, or ask for the deny rule to be reviewed.",
+            ),
+            (
+                "spaces/acme/tiny",
+                "Blocked by hubgate policy (rule no spaces): space acme/tiny is denied: Spaces are code. \
+                 Use another repo, or ask for the deny rule to be reviewed.",
+            ),
+            (
+                "acme",
+                "Blocked by hubgate policy: no allow rule names the model acme. \
+                 Ask for a rule with repo = \"acme\" and kind = \"model\" after a review.",
+            ),
+        ];
+        for (repo, expected) in cases {
+            assert_eq!(decide(&set, repo, "2026-11-24"), expected, "{repo}");
+        }
+    }
+
+    #[test]
+    fn an_expired_rule_does_not_hand_its_repo_to_a_wider_one() {
+        let set = policy(POLICY);
+        assert_eq!(decide(&set, "acme/tiny", "2027-01-31"), "tiny");
+        let text = decide(&set, "acme/tiny", "2027-02-01");
+        assert!(text.starts_with("Blocked by hubgate policy (rule tiny): acme/tiny: the approval ended"), "{text}");
+    }
+
+    #[test]
+    fn both_names_of_a_renamed_repo_must_be_allowed_and_the_canonical_ones_rule_governs() {
+        use DenialKind::{DenyRule, Expired, Renamed};
+        let set = policy(POLICY);
+        let cases = [
+            ("acme/x", "ACME/X", "2026-11-24", Ok("wide")),
+            ("acme/x", "acme/tiny", "2026-11-24", Ok("tiny")),
+            ("acme/x", "acme/tiny", "2027-02-01", Err(Expired)),
+            ("acme/x", "evil/x", "2026-11-24", Err(Renamed)),
+            ("acme/x", "acme/bad", "2026-11-24", Err(DenyRule)),
+            ("acme/bad", "acme/x", "2026-11-24", Err(DenyRule)),
+            ("acme/x", "datasets/acme/x", "2026-11-24", Err(Renamed)),
+            ("gpt2", "openai-community/gpt2", "2026-11-24", Ok("legacy")),
+            ("gpt2", "openai-community/gpt3", "2026-11-24", Err(Renamed)),
+        ];
+        for (asked, canonical, today, expected) in cases {
+            let decided = set.decide_names(&asked.parse().unwrap(), &canonical.parse().unwrap(), day(today));
+            let decided = decided.as_ref().map(|rule| rule.name.as_str()).map_err(Denial::kind);
+            assert_eq!(decided, expected, "{asked} -> {canonical}");
+        }
+    }
+
+    #[test]
+    fn every_decision_names_the_policy_whose_text_has_this_digest() {
+        let set = policy(POLICY);
+        assert_eq!(set.digest(), Sha256::of(set.text().as_bytes()));
+        assert!(set.text().contains("policy.toml") && set.text().contains(POLICY));
+        assert!(set.rules().iter().all(|rule| rule.policy_sha256 == set.digest()));
+        assert_ne!(set.digest(), policy(&format!("{POLICY}\n")).digest());
+    }
+
+    #[test]
+    fn a_missing_folder_denies_everything_and_says_so() {
+        let dir = tempfile::tempdir().unwrap();
+        let missing = PolicySet::load(&dir.path().join("policy")).unwrap();
+        let text = decide(&missing, "a/b", "2026-11-24");
+        assert!(text.contains("does not exist") && text.contains("HF_REPOS"), "{text}");
+        let empty = PolicySet::load(dir.path()).unwrap();
+        assert!(decide(&empty, "a/b", "2026-11-24").contains("has no *.toml file"));
+    }
 }
