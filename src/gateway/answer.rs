@@ -4,8 +4,9 @@ use std::{net::IpAddr, ops::Range, sync::Arc};
 
 use bytes::Bytes;
 use http_body_util::combinators::UnsyncBoxBody;
+use serde::{Deserialize, Serialize};
 
-use crate::hub::{BlobId, Commit, Repo, RepoPath, TreeNode};
+use crate::hub::{BlobId, Commit, GitOid, Repo, RepoPath, Sha256};
 
 /// Who asks. Resolved once at the edge.
 #[derive(Debug, Clone)]
@@ -101,6 +102,39 @@ pub struct RepoFacts {
     pub files: Vec<TreeNode>,
     /// One ASCII line for `X-HF-Warning`: what is withheld, and the rule's age.
     pub warning: Option<Arc<str>>,
+}
+
+/// A file or a folder in a tree. Stored in snapshots as it stands here.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TreeNode {
+    /// Its path from the root.
+    pub path: RepoPath,
+    /// Its size in bytes; 0 for a folder.
+    pub size: u64,
+    /// The git object id that the Hub lists: of the tree, the file, or the LFS pointer file.
+    pub oid: GitOid,
+    /// For LFS and Xet files: what the pointer points at.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lfs: Option<LfsPointer>,
+    /// Whether this is a folder.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub folder: bool,
+}
+
+/// What an LFS pointer file says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LfsPointer {
+    /// The content's digest.
+    pub sha256: Sha256,
+    /// The size of the pointer file itself, in bytes.
+    pub pointer_size: u64,
+}
+
+impl TreeNode {
+    /// How the Hub names the file's content.
+    pub fn blob(&self) -> BlobId {
+        self.lfs.map_or(BlobId::Git(self.oid), |lfs| BlobId::Sha256(lfs.sha256))
+    }
 }
 
 /// A page of a tree, or the answer to paths-info.

@@ -1,6 +1,6 @@
 //! Why a question was not answered, in domain words. Status codes are `http/error.rs`'s business.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use crate::hub::{Commit, Repo, RepoPath, Revision, Sha256};
 
@@ -13,8 +13,8 @@ pub struct Refusal {
     pub rule: Option<String>,
 }
 
-/// Why there is no answer.
-#[derive(Debug, thiserror::Error)]
+/// Why there is no answer. Cheap to clone: one look-up's failure is told to everybody who waits for it.
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
     /// Policy says no.
     #[error("{}", .0.text)]
@@ -63,7 +63,7 @@ pub enum Error {
     Upstream(#[from] crate::upstream::Error),
     /// The store is the cause.
     #[error(transparent)]
-    Store(#[from] crate::store::Error),
+    Store(Arc<crate::store::Error>),
     /// Fetched content was not what the origin had announced. Nothing was stored.
     #[error("{sha256}: fetched content does not match; not stored")]
     Integrity {
@@ -81,4 +81,10 @@ pub enum Error {
     /// A listing longer than this gateway makes.
     #[error("{0}")]
     TooMany(String),
+}
+
+impl From<crate::store::Error> for Error {
+    fn from(error: crate::store::Error) -> Self {
+        Self::Store(Arc::new(error))
+    }
 }

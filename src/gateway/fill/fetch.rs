@@ -1,0 +1,187 @@
+//! The fetching part of a fill: writes what the origin sends into the staging file, until nothing is
+//! missing. Cuts are resumed where they happened, behind the open client connection; a fill that nobody
+//! reads drops its connection and goes on when somebody does.
+
+use std::{ops::Range, os::unix::fs::FileExt, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use futures_util::{StreamExt, stream::BoxStream};
+use tokio::task::JoinHandle;
+
+use super::{DROP_AFTER, Fill, FillEnd, PAUSE_AFTER};
+use crate::{store, upstream};
+
+/// Openings and cuts in a row, without a byte between them, before a fill gives up.
+const MAX_FAILURES: u32 = 8;
+
+/// The wait after the first failure; it doubles up to [`MAX_BACKOFF`].
+const FIRST_BACKOFF: Duration = Duration::from_millis(200);
+const MAX_BACKOFF: Duration = Duration::from_secs(10);
+
+/// What may gather while the last write is under way, in bytes.
+const MAX_BATCH: usize = 2 * 1024 * 1024;
+
+/// How many extra range requests a fill makes at once.
+const MAX_EXTRA: usize = 4;
+
+type Chunks = BoxStream<'static, Result<Bytes, upstream::Error>>;
+
+/// Why pouring a body stopped before its range was full.
+enum Stop {
+    Origin(upstream::Error),
+    Disk(std::io::Error),
+    Unread,
+}
+
+impl Fill {
+    /// Fetches all that is missing.
+    pub(super) async fn fetch(&self) -> Result<(), FillEnd> {
+        let mut failures = 0;
+        loop {
+            let mut version = self.version.subscribe();
+            let Some(gap) = self.peek(|state| state.progress.next_gap()) else {
+                if self.peek(|state| state.progress.is_whole()) {
+                    return Ok(());
+                }
+                // Extra requests fetch the rest; one that fails leaves a gap for us.
+                let _ = version.changed().await;
+                continue;
+            };
+            let before = gap.start;
+            let mut at = before;
+            let outcome = match self.origin.open(gap.clone(), self.size).await {
+                Ok(chunks) => self.pour(chunks, gap, &mut at, true).await,
+                Err(error) => Err(Stop::Origin(error)),
+            };
+            if at > before {
+                failures = 0;
+            }
+            match outcome {
+                Ok(()) => {}
+                Err(Stop::Disk(error)) => return Err(FillEnd::Store(Arc::new(disk_error(&error)))),
+                Err(Stop::Unread) => self.pause().await?,
+                Err(Stop::Origin(error)) => {
+                    failures += 1;
+                    if !error.is_outage() || failures > MAX_FAILURES {
+                        return Err(FillEnd::Origin(error));
+                    }
+                    let wait = error.retry_after().unwrap_or_else(|| backoff(failures));
+                    tracing::warn!(%error, at, size = self.size, failures, ?wait, "origin broke off; the fill goes on");
+                    tokio::time::sleep(wait).await;
+                }
+            }
+        }
+    }
+
+    /// Waits for a reader, with the origin's connection dropped and the ranges kept.
+    async fn pause(&self) -> Result<(), FillEnd> {
+        tracing::info!(key = ?self.key, "nobody reads; fill paused");
+        tokio::select! {
+            () = self.read_again() => Ok(()),
+            () = self.unread_for(DROP_AFTER) => Err(FillEnd::Abandoned),
+        }
+    }
+
+    /// Begins an extra request for `want`, if it is missing and far enough ahead.
+    pub(super) fn fetch_ahead(self: &Arc<Self>, want: &Range<u64>) {
+        let claimed = self.peek(|state| {
+            if state.extra >= MAX_EXTRA || state.end.is_some() {
+                return None;
+            }
+            let range = state.progress.claim_ahead(want)?;
+            state.extra += 1;
+            Some(range)
+        });
+        let Some(range) = claimed else { return };
+        let fill = self.clone();
+        // Ends by itself: with its range, with the origin's error, or when nobody reads.
+        tokio::spawn(async move {
+            let mut at = range.start;
+            match fill.origin.open(range.clone(), fill.size).await {
+                Ok(chunks) => {
+                    if let Err(Stop::Origin(error)) = fill.pour(chunks, range.clone(), &mut at, false).await {
+                        tracing::debug!(%error, "an extra range request broke off; the main fetch will do it");
+                    }
+                }
+                Err(error) => tracing::debug!(%error, "an extra range request failed; the main fetch will do it"),
+            }
+            fill.change(|state| {
+                state.extra -= 1;
+                state.progress.unclaim(range);
+            });
+        });
+    }
+
+    /// Writes a body for `range` into the file, counting `at` on. The main fetch stops where others have
+    /// been. Writing and receiving overlap.
+    async fn pour(&self, mut chunks: Chunks, range: Range<u64>, at: &mut u64, main: bool) -> Result<(), Stop> {
+        let mut received = range.start;
+        let mut batch: Vec<Bytes> = Vec::new();
+        let mut batched = 0;
+        let mut writing: Option<JoinHandle<std::io::Result<u64>>> = None;
+        let mut open = true;
+        let mut stop = None;
+        let unread = self.unread_for(PAUSE_AFTER);
+        tokio::pin!(unread);
+        while open || writing.is_some() || batched > 0 {
+            if writing.is_none() && batched > 0 {
+                let (file, offset, bytes) = (self.file.clone(), received - batched as u64, std::mem::take(&mut batch));
+                batched = 0;
+                writing = Some(tokio::task::spawn_blocking(move || write_all(&file, offset, &bytes)));
+            }
+            tokio::select! {
+                biased;
+                Some(done) = async { Some(writing.as_mut()?.await) }, if writing.is_some() => {
+                    writing = None;
+                    let end = done.map_err(std::io::Error::other).and_then(|end| end).map_err(Stop::Disk)?;
+                    self.change(|state| state.progress.arrived(*at..end));
+                    *at = end;
+                }
+                () = &mut unread, if open => {
+                    open = false;
+                    stop = Some(Stop::Unread);
+                }
+                chunk = chunks.next(), if open && batched < MAX_BATCH => match chunk {
+                    Some(Ok(mut chunk)) => {
+                        let room = if main { self.peek(|state| state.progress.main_at(received)) } else { range.end - received };
+                        let room = usize::try_from(room.min(range.end - received)).unwrap_or(usize::MAX);
+                        if chunk.len() >= room {
+                            chunk.truncate(room);
+                            open = false;
+                        }
+                        received += chunk.len() as u64;
+                        batched += chunk.len();
+                        batch.push(chunk);
+                    }
+                    Some(Err(error)) => {
+                        open = false;
+                        stop = Some(Stop::Origin(error));
+                    }
+                    None => open = false,
+                },
+            }
+        }
+        stop.map_or(Ok(()), Err)
+    }
+}
+
+fn write_all(file: &std::fs::File, mut offset: u64, bytes: &[Bytes]) -> std::io::Result<u64> {
+    for bytes in bytes {
+        file.write_all_at(bytes, offset)?;
+        offset += bytes.len() as u64;
+    }
+    Ok(offset)
+}
+
+fn backoff(failures: u32) -> Duration {
+    MAX_BACKOFF.min(FIRST_BACKOFF * 2_u32.saturating_pow(failures - 1))
+}
+
+fn disk_error(error: &std::io::Error) -> store::Error {
+    let kind = if error.kind() == std::io::ErrorKind::StorageFull {
+        store::ErrorKind::Full("the disk of the staging files is full".into())
+    } else {
+        store::ErrorKind::Other(format!("writing a staging file: {error}"))
+    };
+    store::Error { kind, key: None, source: None }
+}

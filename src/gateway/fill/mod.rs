@@ -1,0 +1,229 @@
+//! A fill: one fetch of one blob, however many wait on it.
+//!
+//! Fetching, hashing, storing and serving are separate parts that meet in one set of byte ranges
+//! ([`Progress`]) and one staging file: `fetch` writes what arrives, at any offset; `settle` hashes and
+//! stores the growing prefix and says how the fill ended; `reader` follows for a client; `table` makes it
+//! single-flight. A fill never decides whether anybody may have the file: that was decided before.
+
+mod fetch;
+mod progress;
+mod reader;
+mod settle;
+mod table;
+mod taint;
+
+use std::{
+    fs::File,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::stream::BoxStream;
+use tokio::{
+    sync::{OnceCell, watch},
+    time::Instant,
+};
+
+use crate::{
+    hub::{BlobId, GitOid, Repo, Sha256},
+    manifest::NewRecord,
+    store, upstream,
+};
+
+use progress::Progress;
+pub(crate) use progress::Reading;
+pub(crate) use reader::Reader;
+pub(crate) use table::{Fills, Joined};
+pub(crate) use taint::is_tainted;
+
+pub use table::FillConfig;
+
+/// How long a fill goes on with nobody reading before its origin connection is dropped.
+const PAUSE_AFTER: Duration = Duration::from_secs(60);
+
+/// How long a paused fill keeps its ranges.
+const DROP_AFTER: Duration = Duration::from_secs(30 * 60);
+
+/// Where a fill's bytes come from.
+#[async_trait]
+pub(crate) trait Origin: Send + Sync {
+    /// Bytes of a range of the file, which is `total` bytes long. The stream ends with an error rather
+    /// than short.
+    async fn open(
+        &self,
+        range: std::ops::Range<u64>,
+        total: u64,
+    ) -> Result<BoxStream<'static, Result<Bytes, upstream::Error>>, upstream::Error>;
+}
+
+/// What makes two misses one fill. Git ids are trusted within their repo only (SHA-1).
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) enum FillKey {
+    /// By content.
+    Sha256(Sha256),
+    /// By git blob id, within a repo.
+    Git(Repo, GitOid),
+}
+
+/// What is to be fetched, and what to record when it is there.
+pub(crate) struct Order {
+    /// What makes it one with other orders.
+    pub(crate) key: FillKey,
+    /// What the origin announced.
+    pub(crate) blob: BlobId,
+    /// The announced size in bytes.
+    pub(crate) size: u64,
+    /// Whether the rule wants nothing unverified to go out.
+    pub(crate) verified_only: bool,
+    /// The manifest record of the file that was asked for; its sha256 is filled in when it is known.
+    pub(crate) record: NewRecord,
+    /// Where to fetch.
+    pub(crate) origin: Arc<dyn Origin>,
+    /// Who asked, for the cap per client and the log.
+    pub(crate) asked_by: String,
+}
+
+/// How a fill ended.
+#[derive(Debug, Clone)]
+pub(crate) enum FillEnd {
+    /// Verified, stored, recorded.
+    Stored(Sha256),
+    /// Not what the origin had announced. Nothing was stored.
+    Rejected(Sha256),
+    /// The origin failed for good.
+    Origin(upstream::Error),
+    /// The store failed.
+    Store(Arc<store::Error>),
+    /// Nobody came back for it, or the process is stopping.
+    Abandoned,
+}
+
+/// A fill in progress, shared by its task and its readers.
+pub(crate) struct Fill {
+    key: FillKey,
+    blob: BlobId,
+    size: u64,
+    asked_by: String,
+    origin: Arc<dyn Origin>,
+    store: Arc<dyn store::Store>,
+    file: Arc<File>,
+    state: Mutex<State>,
+    /// Counts up whenever `state` changes in a way that somebody may wait for.
+    version: watch::Sender<u64>,
+    /// How many read, and since when nobody does.
+    readers: watch::Sender<Readers>,
+    /// Whether the taint mark stands and is ours to remove.
+    taint: OnceCell<bool>,
+}
+
+struct State {
+    progress: Progress,
+    /// Extra range requests under way.
+    extra: usize,
+    /// Records to write before anybody gets the last byte; `None` once they are being written.
+    claims: Option<Vec<NewRecord>>,
+    end: Option<FillEnd>,
+    /// Clients that were given unverified bytes, for the log should the fill fail.
+    given_to: std::collections::BTreeSet<String>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Readers {
+    count: usize,
+    since: Instant,
+}
+
+impl Fill {
+    /// Looks at or changes the state; wakes those who wait when `f` says that something changed.
+    fn with<T>(&self, f: impl FnOnce(&mut State) -> (T, bool)) -> T {
+        let (value, changed) = f(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner));
+        if changed {
+            self.version.send_modify(|version| *version += 1);
+        }
+        value
+    }
+
+    fn peek<T>(&self, f: impl FnOnce(&mut State) -> T) -> T {
+        self.with(|state| (f(state), false))
+    }
+
+    fn change<T>(&self, f: impl FnOnce(&mut State) -> T) -> T {
+        self.with(|state| (f(state), true))
+    }
+
+    /// How it ended, once it has.
+    pub(crate) fn end(&self) -> Option<FillEnd> {
+        self.peek(|state| state.end.clone())
+    }
+
+    /// Waits for the end.
+    pub(crate) async fn ended(&self) -> FillEnd {
+        let mut version = self.version.subscribe();
+        loop {
+            if let Some(end) = self.end() {
+                return end;
+            }
+            if version.changed().await.is_err() {
+                return FillEnd::Abandoned;
+            }
+        }
+    }
+
+    /// Resolves when nobody has read for `time`.
+    async fn unread_for(&self, time: Duration) {
+        let mut readers = self.readers.subscribe();
+        loop {
+            let now = *readers.borrow_and_update();
+            if now.count > 0 {
+                if readers.changed().await.is_err() {
+                    return;
+                }
+            } else if tokio::time::timeout_at(now.since + time, readers.changed()).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Resolves when somebody reads.
+    async fn read_again(&self) {
+        let mut readers = self.readers.subscribe();
+        // An error means that the sender is gone, which `self` holds.
+        let _ = readers.wait_for(|readers| readers.count > 0).await;
+    }
+}
+
+/// Counts a reader for as long as it lives.
+struct Presence(Arc<Fill>);
+
+impl Presence {
+    fn of(fill: &Arc<Fill>) -> Self {
+        fill.readers.send_modify(|readers| readers.count += 1);
+        Self(fill.clone())
+    }
+}
+
+impl Drop for Presence {
+    fn drop(&mut self) {
+        self.0.readers.send_modify(|readers| {
+            readers.count -= 1;
+            readers.since = Instant::now();
+        });
+    }
+}
+
+impl FillEnd {
+    /// The error that a reader of the fill sees.
+    pub(crate) fn into_error(self) -> super::Error {
+        match self {
+            Self::Stored(sha256) | Self::Rejected(sha256) => super::Error::Integrity { sha256 },
+            Self::Origin(error) => super::Error::Upstream(error),
+            Self::Store(error) => super::Error::Store(error),
+            Self::Abandoned => super::Error::Busy {
+                why: "the transfer was given up; ask again".into(),
+                retry_after: Duration::from_secs(5),
+            },
+        }
+    }
+}

@@ -1,0 +1,195 @@
+//! All live fills: makes two misses of one blob one fetch, and bounds how many there are.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use serde::{Deserialize, Serialize};
+use tokio::{
+    sync::{OnceCell, watch},
+    time::Instant,
+};
+use tokio_util::task::TaskTracker;
+
+use super::{Fill, FillEnd, FillKey, Order, Progress, Readers, State};
+use crate::{
+    gateway::Error,
+    hub::BlobId,
+    manifest::Manifest,
+    store::{self, Store},
+};
+
+/// `[fill]`: transfers from the origin that are under way.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct FillConfig {
+    /// How many blobs may be fetched at once. Past it, a miss is answered 503 with Retry-After.
+    pub max_live: usize,
+    /// How many of them one client may have begun.
+    pub per_client: usize,
+    /// Files up to this size are verified before their first byte goes out. Files that the Hub names by
+    /// a git id always are.
+    #[serde(with = "crate::size_text")]
+    pub verify_first: u64,
+}
+
+impl Default for FillConfig {
+    fn default() -> Self {
+        Self { max_live: 128, per_client: 32, verify_first: 8 * 1024 * 1024 }
+    }
+}
+
+/// The wait after the first mismatch of a digest; it doubles with each up to [`MAX_SLOW`].
+const FIRST_SLOW: Duration = Duration::from_secs(5);
+const MAX_SLOW: Duration = Duration::from_secs(300);
+
+/// How many digests with mismatches are remembered.
+const MAX_MISMATCHES: usize = 10_000;
+
+/// The table.
+pub(crate) struct Fills {
+    config: FillConfig,
+    store: Arc<dyn Store>,
+    manifest: Arc<Manifest>,
+    tasks: TaskTracker,
+    live: Mutex<HashMap<FillKey, Arc<Fill>>>,
+    mismatches: Mutex<HashMap<FillKey, (u32, Instant)>>,
+}
+
+/// What [`Fills::join`] found.
+pub(crate) enum Joined {
+    /// A fill was begun.
+    Begun(Arc<Fill>),
+    /// One is under way, and will record our file too.
+    Joined(Arc<Fill>),
+    /// One has just ended or is about to: wait for it and look in the store again.
+    Ending(Arc<Fill>),
+}
+
+impl Fills {
+    /// An empty table; its fills run as `tasks`.
+    pub(crate) fn new(config: FillConfig, store: Arc<dyn Store>, manifest: Arc<Manifest>, tasks: TaskTracker) -> Arc<Self> {
+        let (live, mismatches) = (Mutex::default(), Mutex::default());
+        Arc::new(Self { config, store, manifest, tasks, live, mismatches })
+    }
+
+    /// Begins a fill for the order, or joins the one that is under way.
+    pub(crate) async fn join(self: &Arc<Self>, order: Order) -> Result<Joined, Error> {
+        self.refuse_while_slowed(&order.key)?;
+        let order = match self.join_live(order)? {
+            Ok(joined) => return Ok(joined),
+            Err(order) => order,
+        };
+        let announced = match order.blob {
+            BlobId::Sha256(sha256) => Some(sha256),
+            BlobId::Git(_) => None,
+        };
+        let stage = self.store.stage(order.size, announced).await.map_err(|error| match error.kind {
+            store::ErrorKind::Full(limit) => {
+                Error::Busy { why: format!("no room for another transfer: {limit}"), retry_after: Duration::from_secs(10) }
+            }
+            _ => Error::Store(error),
+        })?;
+        // Somebody may have begun the same fill while the stage was made; then ours is dropped unused.
+        let order = match self.join_live(order)? {
+            Ok(joined) => return Ok(joined),
+            Err(order) => order,
+        };
+        let nothing_unverified =
+            order.verified_only || order.size <= self.config.verify_first || matches!(order.blob, BlobId::Git(_));
+        let fill = Arc::new(Fill {
+            key: order.key.clone(),
+            blob: order.blob,
+            size: order.size,
+            asked_by: order.asked_by,
+            origin: order.origin,
+            store: self.store.clone(),
+            file: stage.file(),
+            state: Mutex::new(State {
+                progress: Progress::new(order.size, nothing_unverified),
+                extra: 0,
+                claims: Some(vec![order.record]),
+                end: None,
+                given_to: BTreeSet::new(),
+            }),
+            version: watch::Sender::new(0),
+            readers: watch::Sender::new(Readers { count: 0, since: Instant::now() }),
+            taint: OnceCell::new(),
+        });
+        self.live().insert(order.key.clone(), fill.clone());
+        let (table, run, key) = (self.clone(), fill.clone(), order.key);
+        self.tasks.spawn(async move {
+            run.clone().run(stage, table.manifest.clone()).await;
+            table.live().remove(&key);
+            table.remember_end(key, run.end());
+        });
+        Ok(Joined::Begun(fill))
+    }
+
+    /// Joins a live fill with the order's record. The order comes back when there is none.
+    fn join_live(&self, order: Order) -> Result<Result<Joined, Order>, Error> {
+        let live = self.live();
+        if let Some(fill) = live.get(&order.key) {
+            let fill = fill.clone();
+            let joined = fill.peek(|state| match &mut state.claims {
+                Some(claims) => {
+                    if !claims.iter().any(|claim| claim.same_file(&order.record)) {
+                        claims.push(order.record);
+                    }
+                    true
+                }
+                None => false,
+            });
+            return Ok(Ok(if joined { Joined::Joined(fill) } else { Joined::Ending(fill) }));
+        }
+        let busy = |why: String| Error::Busy { why, retry_after: Duration::from_secs(5) };
+        if live.len() >= self.config.max_live {
+            return Err(busy(format!("{} transfers are under way (fill.max_live)", live.len())));
+        }
+        if live.values().filter(|fill| fill.asked_by == order.asked_by).count() >= self.config.per_client {
+            return Err(busy(format!("{} has {} transfers under way (fill.per_client)", order.asked_by, self.config.per_client)));
+        }
+        Ok(Err(order))
+    }
+
+    /// How many fills are under way.
+    pub(crate) fn count(&self) -> usize {
+        self.live().len()
+    }
+
+    fn live(&self) -> std::sync::MutexGuard<'_, HashMap<FillKey, Arc<Fill>>> {
+        self.live.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Content that was not what was announced is not fetched again at once.
+    fn refuse_while_slowed(&self, key: &FillKey) -> Result<(), Error> {
+        let mismatches = self.mismatches.lock().unwrap_or_else(PoisonError::into_inner);
+        match mismatches.get(key) {
+            Some((times, until)) if *until > Instant::now() => Err(Error::Busy {
+                why: format!("the origin sent wrong content {times} times; the next try waits"),
+                retry_after: until.duration_since(Instant::now()),
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    fn remember_end(&self, key: FillKey, end: Option<FillEnd>) {
+        let mut mismatches = self.mismatches.lock().unwrap_or_else(PoisonError::into_inner);
+        match end {
+            Some(FillEnd::Rejected(_)) => {
+                if mismatches.len() >= MAX_MISMATCHES {
+                    mismatches.retain(|_, (_, until)| *until > Instant::now());
+                }
+                let times = mismatches.get(&key).map_or(0, |(times, _)| *times) + 1;
+                let wait = MAX_SLOW.min(FIRST_SLOW * 2_u32.saturating_pow(times - 1));
+                mismatches.insert(key, (times, Instant::now() + wait));
+            }
+            Some(FillEnd::Stored(_)) => {
+                mismatches.remove(&key);
+            }
+            _ => {}
+        }
+    }
+}

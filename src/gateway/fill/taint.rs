@@ -1,0 +1,63 @@
+//! The mark of a digest of which unverified bytes went out.
+//!
+//! Clients resume: a prefix from a fill that failed, with an honest tail from a later one, is a whole
+//! wrong file that no size check notices (seen in four generations of huggingface_hub). So the mark is
+//! stored before a fill's first unverified byte goes out, and removed only when that same fill ends
+//! stored. While it stands, nobody resumes: an open-ended range is answered with the whole file.
+
+use bytes::Bytes;
+
+use super::Fill;
+use crate::{
+    hub::{BlobId, Sha256},
+    store::{Error, Key, PutMode, Store},
+};
+
+/// Whether bytes of a failed or unfinished fill of this content may be about.
+pub(crate) async fn is_tainted(store: &dyn Store, sha256: &Sha256) -> Result<bool, Error> {
+    Ok(store.head(&Key::taint(sha256)).await?.is_some())
+}
+
+impl Fill {
+    /// The key of this fill's mark. Git files are verified before their first byte and need none.
+    fn taint_key(&self) -> Option<Key> {
+        match self.blob {
+            BlobId::Sha256(sha256) => Some(Key::taint(&sha256)),
+            BlobId::Git(_) => None,
+        }
+    }
+
+    /// Sees to it that the mark stands. A mark that somebody else has set is theirs: their bytes may be
+    /// about, whatever becomes of this fill.
+    pub(super) async fn set_taint(&self) -> Result<(), Error> {
+        let Some(key) = self.taint_key() else { return Ok(()) };
+        self.taint
+            .get_or_try_init(|| async {
+                if self.store.head(&key).await?.is_some() {
+                    return Ok(false);
+                }
+                let body = format!("{{\"asked_by\":{}}}", serde_json::Value::from(self.asked_by.as_str()));
+                self.store.put(&key, Bytes::from(body), PutMode::Overwrite).await?;
+                Ok(true)
+            })
+            .await?;
+        Ok(())
+    }
+
+    /// Removes the mark, if it is this fill's; for a fill that ended stored.
+    pub(super) async fn clear_taint(&self) -> Result<(), Error> {
+        match (self.taint.get(), self.taint_key()) {
+            (Some(true), Some(key)) => self.store.delete(&key).await,
+            _ => Ok(()),
+        }
+    }
+
+    /// Sets the mark again, for a fill that failed after it gave bytes: another replica's success may
+    /// have removed one mark that stood for both.
+    pub(super) async fn renew_taint(&self) -> Result<(), Error> {
+        match (self.taint.get(), self.taint_key()) {
+            (Some(_), Some(key)) => self.store.put(&key, Bytes::from_static(b"{}"), PutMode::Overwrite).await.map(drop),
+            _ => Ok(()),
+        }
+    }
+}
