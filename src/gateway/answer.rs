@@ -4,9 +4,8 @@ use std::{net::IpAddr, ops::Range, sync::Arc};
 
 use bytes::Bytes;
 use http_body_util::combinators::UnsyncBoxBody;
-use serde::{Deserialize, Serialize};
 
-use crate::hub::{BlobId, Commit, GitOid, Repo, RepoPath, Sha256};
+use crate::hub::{BlobId, Commit, GitOid, Repo, RepoPath, wire::TreeNode};
 
 /// Who asks. Resolved once at the edge.
 #[derive(Debug, Clone)]
@@ -39,10 +38,12 @@ pub struct File {
     pub size: u64,
     /// How the Hub names the content; clients see it as the etag.
     pub blob: BlobId,
-    /// Size of the LFS pointer file, for LFS files; `/raw/` shows the pointer.
-    pub pointer_size: Option<u64>,
+    /// The git id under which the tree lists it: of the content, or of the LFS pointer that `/raw/` shows.
+    pub oid: GitOid,
     /// One ASCII line for `X-HF-Warning`.
     pub warning: Option<Arc<str>>,
+    /// Whether an older look at the revision answered, upstream not being there.
+    pub stale: bool,
     /// What the fill and the manifest need to know of the decision.
     pub(crate) grant: Arc<super::grant::Grant>,
 }
@@ -97,44 +98,11 @@ pub struct RepoFacts {
     /// The commit the facts are of.
     pub commit: Commit,
     /// Upstream's own JSON object, without siblings and without anything of Xet.
-    pub info: Arc<serde_json::Value>,
+    pub info: Arc<serde_json::Map<String, serde_json::Value>>,
     /// All files that policy shows, in the order of their paths.
     pub files: Vec<TreeNode>,
     /// One ASCII line for `X-HF-Warning`: what is withheld, and the rule's age.
     pub warning: Option<Arc<str>>,
-}
-
-/// A file or a folder in a tree. Stored in snapshots as it stands here.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct TreeNode {
-    /// Its path from the root.
-    pub path: RepoPath,
-    /// Its size in bytes; 0 for a folder.
-    pub size: u64,
-    /// The git object id that the Hub lists: of the tree, the file, or the LFS pointer file.
-    pub oid: GitOid,
-    /// For LFS and Xet files: what the pointer points at.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub lfs: Option<LfsPointer>,
-    /// Whether this is a folder.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub folder: bool,
-}
-
-/// What an LFS pointer file says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LfsPointer {
-    /// The content's digest.
-    pub sha256: Sha256,
-    /// The size of the pointer file itself, in bytes.
-    pub pointer_size: u64,
-}
-
-impl TreeNode {
-    /// How the Hub names the file's content.
-    pub fn blob(&self) -> BlobId {
-        self.lfs.map_or(BlobId::Git(self.oid), |lfs| BlobId::Sha256(lfs.sha256))
-    }
 }
 
 /// A page of a tree, or the answer to paths-info.

@@ -64,6 +64,12 @@ pub enum Error {
     /// The store is the cause.
     #[error(transparent)]
     Store(Arc<crate::store::Error>),
+    /// The manifest is the cause.
+    #[error(transparent)]
+    Manifest(#[from] crate::manifest::Error),
+    /// What the origin says of a commit makes no sense, and so nothing of it is kept.
+    #[error("{0}")]
+    Insane(String),
     /// Fetched content was not what the origin had announced. Nothing was stored.
     #[error("{sha256}: fetched content does not match; not stored")]
     Integrity {

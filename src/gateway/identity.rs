@@ -33,7 +33,7 @@ pub(crate) struct Identity {
 impl Identity {
     /// What a look-up says.
     pub(crate) fn of(canonical: &Repo, info: &wire::RepoInfo) -> Self {
-        Self { canonical: canonical.clone(), upstream_id: info.upstream_id.clone(), author: info.author.clone() }
+        Self { canonical: canonical.clone(), upstream_id: info.hub_id.clone(), author: info.author.clone() }
     }
 }
 

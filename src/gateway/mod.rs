@@ -4,11 +4,221 @@
 //! stored is answered from the store; only what is allowed and missing goes upstream.
 
 mod answer;
+mod commit;
 mod error;
+mod fill;
+mod files;
+mod flights;
+mod grant;
+mod identity;
+mod limits;
+mod listing;
+mod origin;
+mod refs;
+mod snapshot;
+mod view;
+
+use std::{
+    ops::Deref,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use moka::future::Cache;
+use time::Date;
+use tokio::time::Instant;
+use tokio_util::task::TaskTracker;
 
 pub use answer::{Asker, Body, BodyError, Cached, File, Listing, Located, Opened, RepoFacts};
-pub use crate::hub::TreeNode;
 pub use error::{Error, Refusal};
+pub use fill::FillConfig;
+pub use limits::{ClientLimits, LimitsConfig};
+
+use crate::{
+    hub::{
+        Commit, Repo, RepoPath, Revision, Sha256,
+        wire::{CommitInfo, Refs as WireRefs, RepoInfo, TreeNode},
+    },
+    manifest::Manifest,
+    policy::PolicyHandle,
+    store::Store,
+    upstream::{self, OnGone, Upstream},
+};
+use fill::Fills;
+use flights::Flights;
+use identity::Identities;
+use refs::Refs;
+use snapshot::{Snapshot, Snapshots};
+use view::{Fresh, Verdict};
 
 /// The gateway's answers.
 pub type Result<T> = std::result::Result<T, Error>;
+
+/// Every answer begins within this time (I9): Python clients give up at 10 s. The work goes on behind.
+const DEADLINE: Duration = Duration::from_secs(8);
+
+/// When a client should come back for an answer that was not ready in time.
+const RETRY: Duration = Duration::from_secs(2);
+
+/// How long upstream is not asked for what is stored after it could not be reached.
+const OUTAGE_MEMORY: Duration = Duration::from_secs(10);
+
+/// How long "no such repo" and "no such revision" are believed.
+const UNKNOWN_TTL: Duration = Duration::from_secs(30);
+
+/// How long facts that are not stored (of a repo that was refused, of a tree that is on its way) are kept.
+const FRESH_TTL: Duration = Duration::from_secs(600);
+
+/// What snapshots may take of memory, in bytes.
+const SNAPSHOT_MEMORY_BYTES: u64 = 48 * 1024 * 1024;
+
+/// The parts of the configuration that the use cases read.
+#[derive(Debug, Clone)]
+pub struct GatewayConfig {
+    /// `upstream.ref_ttl`.
+    pub ref_ttl: Duration,
+    /// `upstream.on_gone`.
+    pub on_gone: OnGone,
+    /// `policy.contact`.
+    pub contact: Option<String>,
+    /// `[fill]`.
+    pub fill: FillConfig,
+    /// `[limits]`.
+    pub limits: LimitsConfig,
+}
+
+/// All use cases over one store, one policy and one upstream. Cheap to clone.
+#[derive(Clone)]
+pub struct Gateway(Arc<Parts>);
+
+/// What a gateway is made of. Private, but `Deref` must name it.
+#[doc(hidden)]
+pub struct Parts {
+    config: GatewayConfig,
+    store: Arc<dyn Store>,
+    policy: PolicyHandle,
+    upstream: Arc<Upstream>,
+    manifest: Manifest,
+    identities: Identities,
+    refs: Refs,
+    snapshots: Snapshots,
+    fills: Arc<Fills>,
+    limits: ClientLimits,
+    looks: Flights<(Repo, Revision), commit::Looked>,
+    histories: Flights<(Repo, Commit), Option<Revision>>,
+    facts_flights: Flights<(Repo, Commit), Arc<Fresh>>,
+    tree_flights: Flights<(Repo, Commit), Arc<Snapshot>>,
+    /// Commits that an allowed revision led to, with that revision.
+    admitted: Cache<(Repo, Commit), Revision>,
+    unknown: Cache<(Repo, Revision), Error>,
+    unlearnable: Cache<(Repo, Commit), Error>,
+    infos: Cache<(Repo, Commit), Arc<RepoInfo>>,
+    fresh: Cache<(Repo, Commit), Arc<Fresh>>,
+    verdicts: Cache<(Sha256, Date, Repo, Commit, bool), Verdict>,
+    /// Single nodes of trees that are not stored.
+    nodes: Cache<(Repo, Commit, RepoPath), TreeNode>,
+    ref_lists: Cache<Repo, Arc<WireRefs>>,
+    commit_lists: Cache<(Repo, Commit), Arc<Vec<CommitInfo>>>,
+    outage: Mutex<Option<Instant>>,
+}
+
+impl Deref for Gateway {
+    type Target = Parts;
+    fn deref(&self) -> &Parts {
+        &self.0
+    }
+}
+
+/// What health checks say of the gateway.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct Health {
+    /// The policy in force.
+    pub policy_sha256: Sha256,
+    /// Why the newest policy is not in force, if it isn't.
+    pub policy_error: Option<String>,
+    /// What is degraded, one sentence each; stored content is served all the same.
+    pub degraded: Vec<String>,
+    /// Transfers under way.
+    pub fills: usize,
+}
+
+fn cache<K, V>(entries: u64, ttl: Duration) -> Cache<K, V>
+where
+    K: std::hash::Hash + Eq + Send + Sync + 'static,
+    V: Clone + Send + Sync + 'static,
+{
+    Cache::builder().max_capacity(entries).time_to_live(ttl).build()
+}
+
+impl Gateway {
+    /// Puts the parts together. Tasks run as `tasks`, which the caller waits for at the end.
+    pub fn new(
+        config: GatewayConfig,
+        store: Arc<dyn Store>,
+        policy: PolicyHandle,
+        upstream: Arc<Upstream>,
+        manifest: Manifest,
+        tasks: &TaskTracker,
+    ) -> Self {
+        let fills = Fills::new(config.fill.clone(), store.clone(), manifest.clone(), tasks.clone());
+        Self(Arc::new(Parts {
+            identities: Identities::new(store.clone()),
+            refs: Refs::new(store.clone(), config.ref_ttl),
+            snapshots: Snapshots::new(store.clone(), SNAPSHOT_MEMORY_BYTES),
+            fills,
+            limits: ClientLimits::new(&config.limits),
+            looks: Flights::new(tasks.clone()),
+            histories: Flights::new(tasks.clone()),
+            facts_flights: Flights::new(tasks.clone()),
+            tree_flights: Flights::new(tasks.clone()),
+            admitted: cache(100_000, FRESH_TTL),
+            unknown: cache(10_000, UNKNOWN_TTL),
+            unlearnable: cache(1_000, FRESH_TTL),
+            infos: cache(100, UNKNOWN_TTL),
+            fresh: cache(1_000, FRESH_TTL),
+            verdicts: cache(10_000, FRESH_TTL),
+            nodes: cache(50_000, FRESH_TTL),
+            ref_lists: cache(1_000, listing::REFS_TTL),
+            commit_lists: cache(1_000, listing::REFS_TTL),
+            outage: Mutex::default(),
+            config,
+            store,
+            policy,
+            upstream,
+            manifest,
+        }))
+    }
+
+    /// What health checks say.
+    pub fn health(&self) -> Health {
+        let mut degraded = Vec::new();
+        if self.upstream_is_out() {
+            degraded.push("the origin could not be reached a moment ago; stored content is served".to_owned());
+        }
+        let policy_error = self.policy.error();
+        if policy_error.is_some() {
+            degraded.push("the newest policy is refused; the one before it is in force".to_owned());
+        }
+        Health { policy_sha256: self.policy.current().digest(), policy_error, degraded, fills: self.fills.count() }
+    }
+
+    /// Bounds the time to an answer. Shared work goes on when a client's time is over.
+    async fn in_time<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
+        tokio::time::timeout(DEADLINE, work).await.unwrap_or_else(|_| {
+            let why = "still fetching from the origin; the answer will be here soon".to_owned();
+            Err(Error::Busy { why, retry_after: RETRY })
+        })
+    }
+
+    /// Takes note of whether upstream could be asked.
+    fn note_outage(&self, error: Option<&upstream::Error>) {
+        let out = error.is_some_and(upstream::Error::is_outage).then(Instant::now);
+        *self.outage.lock().unwrap_or_else(PoisonError::into_inner) = out;
+    }
+
+    /// Whether upstream could not be asked a moment ago: then what is stored answers at once.
+    fn upstream_is_out(&self) -> bool {
+        let outage = *self.outage.lock().unwrap_or_else(PoisonError::into_inner);
+        outage.is_some_and(|at| at.elapsed() < OUTAGE_MEMORY)
+    }
+}

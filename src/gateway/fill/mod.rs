@@ -29,6 +29,7 @@ use tokio::{
 use crate::{
     hub::{BlobId, GitOid, Repo, Sha256},
     manifest::NewRecord,
+    policy::PolicySet,
     store, upstream,
 };
 
@@ -77,6 +78,8 @@ pub(crate) struct Order {
     pub(crate) size: u64,
     /// Whether the rule wants nothing unverified to go out.
     pub(crate) verified_only: bool,
+    /// The policy that allowed it, whose text is kept with the manifest.
+    pub(crate) policy: Arc<PolicySet>,
     /// The manifest record of the file that was asked for; its sha256 is filled in when it is known.
     pub(crate) record: NewRecord,
     /// Where to fetch.
@@ -96,6 +99,8 @@ pub(crate) enum FillEnd {
     Origin(upstream::Error),
     /// The store failed.
     Store(Arc<store::Error>),
+    /// The manifest could not take the record.
+    Manifest(crate::manifest::Error),
     /// Nobody came back for it, or the process is stopping.
     Abandoned,
 }
@@ -123,10 +128,23 @@ struct State {
     /// Extra range requests under way.
     extra: usize,
     /// Records to write before anybody gets the last byte; `None` once they are being written.
-    claims: Option<Vec<NewRecord>>,
+    claims: Option<Vec<Claim>>,
     end: Option<FillEnd>,
     /// Clients that were given unverified bytes, for the log should the fill fail.
     given_to: std::collections::BTreeSet<String>,
+}
+
+/// A file that will have this content, and the policy that allowed it.
+struct Claim {
+    record: NewRecord,
+    policy: Arc<PolicySet>,
+}
+
+impl Claim {
+    fn is_of(&self, record: &NewRecord) -> bool {
+        let ours = &self.record;
+        ours.repo == record.repo && ours.commit == record.commit && ours.path == record.path
+    }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -220,6 +238,7 @@ impl FillEnd {
             Self::Stored(sha256) | Self::Rejected(sha256) => super::Error::Integrity { sha256 },
             Self::Origin(error) => super::Error::Upstream(error),
             Self::Store(error) => super::Error::Store(error),
+            Self::Manifest(error) => super::Error::Manifest(error),
             Self::Abandoned => super::Error::Busy {
                 why: "the transfer was given up; ask again".into(),
                 retry_after: Duration::from_secs(5),

@@ -7,7 +7,7 @@ use std::{os::unix::fs::FileExt, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 
-use super::{Fill, FillEnd, FillKey};
+use super::{Claim, Fill, FillEnd, FillKey};
 use crate::{
     hub::{BlobId, GitHasher, Sha256, Sha256Hasher},
     manifest::Manifest,
@@ -31,7 +31,7 @@ struct Computed {
 
 impl Fill {
     /// Runs the fill to its end and announces it.
-    pub(super) async fn run(self: Arc<Self>, stage: Box<dyn Stage>, manifest: Arc<Manifest>) {
+    pub(super) async fn run(self: Arc<Self>, stage: Box<dyn Stage>, manifest: Manifest) {
         let end = match self.fill(stage, &manifest).await {
             Ok(sha256) => FillEnd::Stored(sha256),
             Err(end) => end,
@@ -86,9 +86,10 @@ impl Fill {
             if claims.is_empty() {
                 return Ok(());
             }
-            for mut record in claims {
+            for Claim { mut record, policy } in claims {
                 record.sha256 = sha256;
-                manifest.record_stored(record).await.map_err(store_end)?;
+                manifest.remember_policy(policy.digest(), policy.text()).await.map_err(FillEnd::Manifest)?;
+                manifest.record_stored(record).await.map_err(FillEnd::Manifest)?;
             }
         }
     }

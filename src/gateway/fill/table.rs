@@ -13,7 +13,7 @@ use tokio::{
 };
 use tokio_util::task::TaskTracker;
 
-use super::{Fill, FillEnd, FillKey, Order, Progress, Readers, State};
+use super::{Claim, Fill, FillEnd, FillKey, Order, Progress, Readers, State};
 use crate::{
     gateway::Error,
     hub::BlobId,
@@ -52,7 +52,7 @@ const MAX_MISMATCHES: usize = 10_000;
 pub(crate) struct Fills {
     config: FillConfig,
     store: Arc<dyn Store>,
-    manifest: Arc<Manifest>,
+    manifest: Manifest,
     tasks: TaskTracker,
     live: Mutex<HashMap<FillKey, Arc<Fill>>>,
     mismatches: Mutex<HashMap<FillKey, (u32, Instant)>>,
@@ -70,7 +70,7 @@ pub(crate) enum Joined {
 
 impl Fills {
     /// An empty table; its fills run as `tasks`.
-    pub(crate) fn new(config: FillConfig, store: Arc<dyn Store>, manifest: Arc<Manifest>, tasks: TaskTracker) -> Arc<Self> {
+    pub(crate) fn new(config: FillConfig, store: Arc<dyn Store>, manifest: Manifest, tasks: TaskTracker) -> Arc<Self> {
         let (live, mismatches) = (Mutex::default(), Mutex::default());
         Arc::new(Self { config, store, manifest, tasks, live, mismatches })
     }
@@ -110,7 +110,7 @@ impl Fills {
             state: Mutex::new(State {
                 progress: Progress::new(order.size, nothing_unverified),
                 extra: 0,
-                claims: Some(vec![order.record]),
+                claims: Some(vec![Claim { record: order.record, policy: order.policy }]),
                 end: None,
                 given_to: BTreeSet::new(),
             }),
@@ -135,8 +135,8 @@ impl Fills {
             let fill = fill.clone();
             let joined = fill.peek(|state| match &mut state.claims {
                 Some(claims) => {
-                    if !claims.iter().any(|claim| claim.same_file(&order.record)) {
-                        claims.push(order.record);
+                    if !claims.iter().any(|claim| claim.is_of(&order.record)) {
+                        claims.push(Claim { record: order.record, policy: order.policy });
                     }
                     true
                 }

@@ -1,0 +1,190 @@
+//! Files: where one is, and its bytes, from the store or from a fill.
+
+use std::{ops::Range, sync::Arc};
+
+use http_body_util::BodyExt;
+
+use super::{
+    Asker, BodyError, Cached, Error, File, Gateway, Located, Opened, Refusal, Result,
+    fill::{FillEnd, FillKey, Joined, Order, Reader, Reading, is_tainted},
+    origin::HubFile,
+};
+use crate::{
+    hub::{BlobId, Repo, RepoPath, Revision, Sha256},
+    manifest::Entry,
+    policy::{FileVerdict, Ranges},
+    store::{Key, ObjectMeta},
+};
+
+/// A larger oid object is nothing that we wrote.
+const MAX_OID_BYTES: u64 = 256;
+
+/// How often an answer that ended under our feet is looked up again.
+const MAX_TRIES: usize = 4;
+
+impl Gateway {
+    /// Where a file is and all that HEAD says of it. Never fetches the file.
+    pub async fn locate(&self, asker: &Asker, asked: &Repo, revision: &Revision, path: &RepoPath) -> Result<Located> {
+        self.in_time(self.locate_unhurried(asker, asked, revision, path)).await
+    }
+
+    async fn locate_unhurried(&self, asker: &Asker, asked: &Repo, revision: &Revision, path: &RepoPath) -> Result<Located> {
+        let view = self.view(asker, asked, revision).await?;
+        let node = self.node(asker, &view, path).await?;
+        let (repo, commit) = (view.resolved.repo.clone(), view.resolved.commit);
+        let Some(blob) = node.blob_id() else { return Err(Error::EntryNotFound { repo, commit }) };
+        match view.grant.approved.rule.decide_file(path, node.size) {
+            FileVerdict::Served => {}
+            FileVerdict::Refused(denial) => return Err(self.denied(&denial)),
+            FileVerdict::Hidden(denial) => {
+                return Err(Error::Hidden { path: path.clone(), refusal: self.refusal(&denial) });
+            }
+        }
+        if let Some((limit, key)) = self.store.largest_stage()
+            && node.size > limit
+            && self.manifest.entry(&repo, commit, path).await?.is_none()
+        {
+            return Err(Error::NeverFits { size: node.size, limit, key });
+        }
+        let here = revision.as_commit() == Some(commit) && *asked == repo;
+        let file = File {
+            repo,
+            commit,
+            path: path.clone(),
+            size: node.size,
+            blob,
+            oid: node.oid,
+            warning: view.grant.warning.clone(),
+            stale: view.resolved.stale,
+            grant: view.grant,
+        };
+        Ok(if here { Located::Here(file) } else { Located::Elsewhere(file) })
+    }
+
+    /// Opens a file, or a range of it that lies inside. `open_ended` says that the client asked for all from
+    /// the range's start on, as one that resumes does.
+    pub async fn open(&self, asker: &Asker, file: &File, range: Option<Range<u64>>, open_ended: bool) -> Result<Opened> {
+        self.in_time(self.open_unhurried(asker, file, range, open_ended)).await
+    }
+
+    async fn open_unhurried(&self, asker: &Asker, file: &File, range: Option<Range<u64>>, open_ended: bool) -> Result<Opened> {
+        let resumes = open_ended && range.as_ref().is_some_and(|range| range.start > 0);
+        let range = if resumes && self.may_be_spoiled(file).await? { None } else { range };
+        let range = range.unwrap_or(0..file.size);
+        for _ in 0..MAX_TRIES {
+            if let Some(hit) = self.hit(asker, file, range.clone()).await? {
+                return Ok(hit);
+            }
+            let fill = match self.fills.join(self.order(asker, file)).await? {
+                Joined::Begun(fill) => (fill, Cached::Fill),
+                Joined::Joined(fill) => (fill, Cached::Joined),
+                Joined::Ending(fill) => match fill.ended().await {
+                    FillEnd::Stored(_) => continue,
+                    end => return Err(end.into_error()),
+                },
+            };
+            let (fill, cached) = fill;
+            // A reader that starts in the middle asks for what lies there, not for all before it.
+            let reading = if range.start == 0 && range.end == file.size { Reading::Sequential } else { Reading::Slice };
+            let body = Reader::new(&fill, range.clone(), reading, asker.label()).into_body().await?;
+            return Ok(Opened { range, body, cached });
+        }
+        Err(Error::Busy { why: "the file comes and goes; ask again".into(), retry_after: super::RETRY })
+    }
+
+    /// Whether a client that resumes may hold bytes of a fill that failed. Files that are verified before
+    /// their first byte never spoil anybody.
+    async fn may_be_spoiled(&self, file: &File) -> Result<bool> {
+        match file.blob {
+            BlobId::Sha256(sha256) => Ok(is_tainted(&*self.store, &sha256).await?),
+            BlobId::Git(_) => Ok(false),
+        }
+    }
+
+    /// The file from the store, if the manifest has it or the same content is there under another name.
+    async fn hit(&self, asker: &Asker, file: &File, range: Range<u64>) -> Result<Option<Opened>> {
+        let entry = match self.manifest.entry(&file.repo, file.commit, &file.path).await? {
+            Some(entry) => entry,
+            None => match self.adopt(asker, file).await? {
+                Some(entry) => entry,
+                None => return Ok(None),
+            },
+        };
+        if entry.size != file.size || entry.etag != file.blob {
+            let (repo, commit, path) = (&file.repo, file.commit, &file.path);
+            tracing::error!(%repo, %commit, %path, "manifest and snapshot disagree; run `hubgate verify`");
+            return Err(Error::Insane(format!("{repo}@{commit}: manifest and snapshot disagree on {path}")));
+        }
+        let whole = range.start == 0 && range.end == file.size;
+        let Some(object) = self.store.open(&Key::blob(&entry.sha256), (!whole).then(|| range.clone())).await? else {
+            let sha256 = entry.sha256;
+            tracing::error!(%sha256, path = %file.path, alarm = true, "recorded, but the blob is gone; fetching it again");
+            self.manifest.forget(&file.repo, file.commit, &file.path).await;
+            return Ok(None);
+        };
+        if object.size != file.size {
+            let sha256 = entry.sha256;
+            tracing::error!(%sha256, size = object.size, alarm = true, "a stored blob has another size; run `hubgate verify`");
+            return Err(Error::Insane(format!("the stored blob {sha256} has another size than was recorded")));
+        }
+        let body = object.body.map_err(|error| BodyError(Box::new(error))).boxed_unsync();
+        let cached = if file.stale { Cached::Stale } else { Cached::Hit };
+        Ok(Some(Opened { range, body, cached }))
+    }
+
+    /// Content that is here under another repo or revision is recorded for this file too, and not fetched.
+    async fn adopt(&self, asker: &Asker, file: &File) -> Result<Option<Arc<Entry>>> {
+        let Some(sha256) = self.known_sha256(file).await? else { return Ok(None) };
+        let found = self.store.head(&Key::blob(&sha256)).await?;
+        let Some(ObjectMeta { size, .. }) = found else { return Ok(None) };
+        if size != file.size {
+            return Ok(None);
+        }
+        let grant = &file.grant;
+        self.manifest.remember_policy(grant.policy.digest(), grant.policy.text()).await?;
+        let origin = self.upstream.endpoint_host();
+        let record = grant.record(&file.path, file.size, file.blob, sha256, asker.label(), origin);
+        Ok(Some(self.manifest.record_stored(record).await?))
+    }
+
+    /// The content's sha256: announced, or known since a git file of the same id was verified.
+    async fn known_sha256(&self, file: &File) -> Result<Option<Sha256>> {
+        match file.blob {
+            BlobId::Sha256(sha256) => Ok(Some(sha256)),
+            BlobId::Git(oid) => {
+                let body = self.store.get(&Key::oid(&file.repo, &oid), MAX_OID_BYTES).await?;
+                Ok(body.and_then(|body| std::str::from_utf8(&body).ok()?.trim().parse().ok()))
+            }
+        }
+    }
+
+    fn order(&self, asker: &Asker, file: &File) -> Order {
+        let (key, announced) = match file.blob {
+            BlobId::Sha256(sha256) => (FillKey::Sha256(sha256), sha256),
+            // Filled in when the content is verified.
+            BlobId::Git(oid) => (FillKey::Git(file.repo.clone(), oid), Sha256::of(b"")),
+        };
+        let (asked_by, origin) = (asker.label(), self.upstream.endpoint_host());
+        let record = file.grant.record(&file.path, file.size, file.blob, announced, asked_by.clone(), origin);
+        Order {
+            key,
+            blob: file.blob,
+            size: file.size,
+            verified_only: file.grant.approved.rule.ranges == Ranges::Verified,
+            policy: file.grant.policy.clone(),
+            record,
+            origin: Arc::new(HubFile::new(self.upstream.file(&file.repo, file.commit, &file.path))),
+            asked_by,
+        }
+    }
+
+    /// A policy's no, with whom to ask.
+    pub(super) fn refusal(&self, denial: &crate::policy::Denial) -> Refusal {
+        Refusal { text: denial.message(self.config.contact.as_deref()), rule: denial.rule().map(ToOwned::to_owned) }
+    }
+
+    /// The same as an error.
+    pub(super) fn denied(&self, denial: &crate::policy::Denial) -> Error {
+        Error::Denied(self.refusal(denial))
+    }
+}

@@ -1,0 +1,294 @@
+//! Listings: a repo's facts, trees, refs and commits, and which repos are here. Made from what is held;
+//! filtered by the same decisions as the files.
+
+use std::{sync::Arc, time::Duration};
+
+use futures_util::{StreamExt, TryStreamExt};
+use serde_json::{Map, Value};
+use time::OffsetDateTime;
+
+use super::{
+    Asker, Error, Gateway, Listing, RepoFacts, Result,
+    commit::from_upstream,
+    snapshot::Snapshot,
+    view::View,
+};
+use crate::{
+    hub::{Commit, ListQuery, Repo, RepoKind, RepoPath, Revision, wire::{self, TreeNode}},
+    policy::Rule,
+    store::Prefix,
+};
+
+/// How many nodes one page of a tree has, unless the client asks for fewer. llama.cpp wants a whole tree
+/// in one page (PROTOCOL 4.2); this is more than any model it can load has.
+const PAGE_NODES: usize = 10_000;
+
+/// More files than this are left out of a repo's info, as the Hub does; clients then ask for the tree.
+const MAX_SIBLINGS: usize = 50_000;
+
+/// How long refs and commits from upstream are held.
+pub(super) const REFS_TTL: Duration = Duration::from_secs(60);
+
+impl Gateway {
+    /// A repo's facts at a revision; its default branch if none is named.
+    pub async fn facts(&self, asker: &Asker, asked: &Repo, revision: Option<&Revision>) -> Result<RepoFacts> {
+        self.in_time(async {
+            let main = Revision::main();
+            let view = self.view(asker, asked, revision.unwrap_or(&main)).await?;
+            let snapshot = self.whole(asker, &view.known).await?;
+            let view = self.view_of_whole(asker, asked, view).await?;
+            let mut files = Vec::new();
+            if snapshot.index.files <= MAX_SIBLINGS {
+                for number in 0..snapshot.index.pieces() {
+                    let piece = self.snapshots.piece(&snapshot, number).await?;
+                    files.extend(piece.nodes.iter().filter(|node| !node.folder && is_shown(&view, node)).cloned());
+                }
+            }
+            let info = snapshot.facts.info.clone();
+            let warning = view.grant.warning.clone();
+            Ok(RepoFacts { repo: view.resolved.repo, commit: view.resolved.commit, info, files, warning })
+        })
+        .await
+    }
+
+    /// A page of the tree at a revision, from the root or a folder.
+    pub async fn tree(
+        &self,
+        asker: &Asker,
+        asked: &Repo,
+        revision: &Revision,
+        folder: Option<&RepoPath>,
+        recursive: bool,
+        limit: Option<usize>,
+        cursor: Option<&str>,
+    ) -> Result<Listing> {
+        self.in_time(async {
+            let view = self.view(asker, asked, revision).await?;
+            let snapshot = self.whole(asker, &view.known).await?;
+            let view = self.view_of_whole(asker, asked, view).await?;
+            let (repo, commit) = (view.resolved.repo.clone(), view.resolved.commit);
+            if let Some(folder) = folder {
+                let found = self.snapshots.node(&snapshot, folder).await?;
+                if !found.is_some_and(|node| node.folder) {
+                    return Err(Error::EntryNotFound { repo, commit });
+                }
+            }
+            let limit = limit.unwrap_or(PAGE_NODES).clamp(1, PAGE_NODES);
+            let (nodes, next) = self.page(&view, &snapshot, folder, recursive, limit, cursor).await?;
+            Ok(Listing { repo, commit, nodes, next, warning: view.grant.warning.clone() })
+        })
+        .await
+    }
+
+    async fn page(
+        &self,
+        view: &View,
+        snapshot: &Snapshot,
+        folder: Option<&RepoPath>,
+        recursive: bool,
+        limit: usize,
+        after: Option<&str>,
+    ) -> Result<(Vec<TreeNode>, Option<String>)> {
+        let from = after.and_then(|path| path.parse::<RepoPath>().ok());
+        let start = from.as_ref().or(folder).and_then(|path| snapshot.index.piece_of(path)).unwrap_or(0);
+        let below = folder.map(|folder| format!("{folder}/"));
+        let mut nodes: Vec<TreeNode> = Vec::new();
+        for number in start..snapshot.index.pieces() {
+            let piece = self.snapshots.piece(snapshot, number).await?;
+            for node in &piece.nodes {
+                let path = node.path.as_str();
+                if after.is_some_and(|after| path <= after) || !node.is_listed(folder, recursive) || !is_shown(view, node) {
+                    // Sorted by path: once past the folder there is no more of it.
+                    if below.as_ref().is_some_and(|below| path > below.as_str() && !path.starts_with(below)) {
+                        return Ok((nodes, None));
+                    }
+                    continue;
+                }
+                if nodes.len() == limit {
+                    let next = nodes.last().map(|last| last.path.to_string());
+                    return Ok((nodes, next));
+                }
+                nodes.push(node.clone());
+            }
+        }
+        Ok((nodes, None))
+    }
+
+    /// Those of the paths that exist at a revision.
+    pub async fn paths_info(&self, asker: &Asker, asked: &Repo, revision: &Revision, paths: &[RepoPath]) -> Result<Listing> {
+        self.in_time(async {
+            let view = self.view(asker, asked, revision).await?;
+            let mut nodes = Vec::with_capacity(paths.len().min(1000));
+            for path in paths {
+                match self.node(asker, &view, path).await {
+                    Ok(node) if is_shown(&view, &node) => nodes.push(node),
+                    Ok(_) | Err(Error::EntryNotFound { .. }) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            let (repo, commit, warning) = (view.resolved.repo, view.resolved.commit, view.grant.warning.clone());
+            Ok(Listing { repo, commit, nodes, next: None, warning })
+        })
+        .await
+    }
+
+    /// Branches, tags and special refs that the rule allows: upstream's, else those that were looked at.
+    pub async fn refs(&self, asker: &Asker, asked: &Repo) -> Result<wire::Refs> {
+        self.in_time(async {
+            let (rule, repo) = self.authorised(asker, asked).await?;
+            let mut refs = self.held_refs(asker, &repo).await?;
+            for list in [&mut refs.branches, &mut refs.tags, &mut refs.converts] {
+                keep_allowed(list, &rule);
+            }
+            if let Some(list) = &mut refs.pull_requests {
+                list.retain(|found| rule.allows_ref(&found.full_name));
+            }
+            Ok(refs)
+        })
+        .await
+    }
+
+    /// The newest commits of an allowed revision.
+    pub async fn commits(&self, asker: &Asker, asked: &Repo, revision: &Revision) -> Result<(Commit, Vec<wire::CommitInfo>)> {
+        self.in_time(async {
+            let view = self.view(asker, asked, revision).await?;
+            let (repo, commit) = (&view.resolved.repo, view.resolved.commit);
+            let name = (repo.clone(), commit);
+            if let Some(commits) = self.commit_lists.get(&name).await {
+                return Ok((commit, (*commits).clone()));
+            }
+            let found = match self.upstream_is_out() {
+                true => None,
+                false => {
+                    self.limits.admit(asker).await?;
+                    match self.upstream.commits(repo, &commit.into(), asker.purpose()).await {
+                        Ok(commits) => Some(commits),
+                        Err(error) if error.is_outage() => {
+                            self.note_outage(Some(&error));
+                            None
+                        }
+                        Err(error) => return Err(from_upstream(error, repo, &commit.into())),
+                    }
+                }
+            };
+            let Some(commits) = found else {
+                // The one commit that is known for certain.
+                return Ok((commit, vec![lone_commit(commit, view.known.facts().info.as_ref())]));
+            };
+            self.commit_lists.insert(name, Arc::new(commits.clone())).await;
+            Ok((commit, commits))
+        })
+        .await
+    }
+
+    /// Whether the asker may read the repo at all.
+    pub async fn authorise(&self, asker: &Asker, asked: &Repo) -> Result<()> {
+        self.in_time(async { self.authorised(asker, asked).await.map(drop) }).await
+    }
+
+    /// The infos of the repos of a kind that are stored and allowed, as `query` selects them.
+    pub async fn repos(&self, _asker: &Asker, kind: RepoKind, query: &ListQuery) -> Result<Vec<Arc<Map<String, Value>>>> {
+        let (policy, today) = (self.policy.current(), OffsetDateTime::now_utc().date());
+        let identities = Prefix::identities();
+        let keys: Vec<_> = self.store.list(&identities).map_ok(|meta| meta.key).try_collect().await?;
+        let names = keys.iter().filter_map(|key| key.identified());
+        let wanted = names.filter(|repo| repo.kind() == kind && policy.decide_repo(repo, today).is_ok());
+        let wanted: Vec<Repo> = wanted.filter(|repo| is_wanted(repo, query)).collect();
+        let mut found: Vec<_> = futures_util::stream::iter(wanted)
+            .map(|repo| async move { self.stored_info(&repo).await })
+            .buffered(8)
+            .try_filter_map(|info| async { Ok(info) })
+            .try_collect()
+            .await?;
+        let has_tag = |info: &Map<String, Value>, wanted: &String| {
+            info.get("tags").and_then(Value::as_array).is_some_and(|tags| tags.iter().any(|tag| tag == wanted))
+        };
+        found.retain(|info: &Arc<Map<String, Value>>| query.filter.iter().all(|wanted| has_tag(info, wanted)));
+        Ok(found)
+    }
+
+    /// The info of the newest commit that `main` was seen at, of a repo listed under its own name.
+    async fn stored_info(&self, repo: &Repo) -> Result<Option<Arc<Map<String, Value>>>> {
+        let Some(identity) = self.identities.of(repo).await? else { return Ok(None) };
+        if identity.canonical != *repo {
+            return Ok(None);
+        }
+        let Some(main) = self.refs.last(repo, &Revision::main()).await? else { return Ok(None) };
+        let snapshot = self.snapshots.find(repo, main.commit).await?;
+        Ok(snapshot.map(|snapshot| snapshot.facts.info.clone()))
+    }
+
+    /// The rule that speaks for a repo and the repo's canonical name.
+    async fn authorised(&self, asker: &Asker, asked: &Repo) -> Result<(Arc<Rule>, Repo)> {
+        let rule = self.policy.current().decide_repo(asked, OffsetDateTime::now_utc().date());
+        let rule = rule.map_err(|denial| self.denied(&denial))?;
+        let view = self.view(asker, asked, &default_revision(&rule)).await?;
+        Ok((view.grant.approved.rule.clone(), view.resolved.repo))
+    }
+
+    async fn held_refs(&self, asker: &Asker, repo: &Repo) -> Result<wire::Refs> {
+        if let Some(refs) = self.ref_lists.get(repo).await {
+            return Ok((*refs).clone());
+        }
+        if !self.upstream_is_out() {
+            self.limits.admit(asker).await?;
+            match self.upstream.refs(repo, asker.purpose()).await {
+                Ok(refs) => {
+                    self.ref_lists.insert(repo.clone(), Arc::new(refs.clone())).await;
+                    return Ok(refs);
+                }
+                Err(error) if error.is_outage() => self.note_outage(Some(&error)),
+                Err(error) => return Err(from_upstream(error, repo, &Revision::main())),
+            }
+        }
+        let mut refs = wire::Refs::default();
+        for record in self.refs.all(repo).await? {
+            if record.revision.may_be_short_sha() || record.revision.as_str() == "HEAD" {
+                continue;
+            }
+            refs.add(&record.revision, record.commit);
+        }
+        Ok(refs)
+    }
+
+    /// A view decided with the whole tree at hand, if the first decision had only the facts.
+    async fn view_of_whole(&self, asker: &Asker, asked: &Repo, view: View) -> Result<View> {
+        match view.known {
+            super::view::Known::Whole(_) => Ok(view),
+            super::view::Known::Facts(_) => self.view(asker, asked, &view.resolved.commit.into()).await,
+        }
+    }
+}
+
+/// A revision that the rule allows, to ask about the repo as such: its pin, `main`, else the first that
+/// it names.
+fn default_revision(rule: &Rule) -> Revision {
+    if let Some(pin) = rule.pin {
+        return pin.into();
+    }
+    let named = rule.revisions().unwrap_or_default().iter().filter_map(|name| name.parse().ok());
+    if rule.allows_ref("main") { Revision::main() } else { named.into_iter().next().unwrap_or_else(Revision::main) }
+}
+
+fn keep_allowed(list: &mut Vec<wire::RefInfo>, rule: &Rule) {
+    list.retain(|found| {
+        let name = if found.full_name.starts_with("refs/convert/") { &found.full_name } else { &found.name };
+        rule.allows_ref(name)
+    });
+}
+
+fn is_shown(view: &View, node: &TreeNode) -> bool {
+    node.folder || !view.grant.approved.rule.hides(&node.path)
+}
+
+fn is_wanted(repo: &Repo, query: &ListQuery) -> bool {
+    let id = repo.id().to_ascii_lowercase();
+    let search = query.search.as_ref().is_none_or(|search| id.contains(&search.to_ascii_lowercase()));
+    let owner = id.split_once('/').map_or("", |(owner, _)| owner);
+    search && query.author.as_ref().is_none_or(|author| owner.eq_ignore_ascii_case(author))
+}
+
+fn lone_commit(commit: Commit, info: &Map<String, Value>) -> wire::CommitInfo {
+    let date = info.get("lastModified").and_then(Value::as_str).unwrap_or_default().to_owned();
+    wire::CommitInfo { id: commit, title: String::new(), message: String::new(), authors: Vec::new(), date, formatted: None }
+}

@@ -1,0 +1,111 @@
+//! Which commit a branch or tag means: the last look at it, held, stored, never stepping back.
+//!
+//! A record says what upstream said and when. Whether it is fresh enough, and what to do when upstream
+//! can't be asked, is decided in `commit`.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use futures_util::{StreamExt, TryStreamExt};
+use moka::future::Cache;
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+
+use super::Result;
+use crate::{
+    hub::{Commit, Repo, Revision},
+    store::{Error, ErrorKind, Key, Prefix, PutMode, Store},
+};
+
+/// A larger record is nothing that we wrote.
+const MAX_RECORD_BYTES: u64 = 64 * 1024;
+
+/// How many stored refs of one repo are looked through.
+const MAX_REFS: usize = 10_000;
+
+/// A look at a revision.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct RefRecord {
+    /// What was asked for.
+    pub(crate) revision: Revision,
+    /// What it meant.
+    pub(crate) commit: Commit,
+    /// When.
+    #[serde(with = "time::serde::rfc3339")]
+    pub(crate) looked_at: OffsetDateTime,
+}
+
+impl RefRecord {
+    /// How long ago the look was; nothing for one from a clock ahead of ours.
+    pub(crate) fn age(&self) -> Duration {
+        (OffsetDateTime::now_utc() - self.looked_at).try_into().unwrap_or_default()
+    }
+}
+
+/// The records of all repos.
+pub(crate) struct Refs {
+    store: Arc<dyn Store>,
+    held: Cache<(Repo, Revision), Arc<RefRecord>>,
+}
+
+impl Refs {
+    /// Keeps records in memory for `ttl`; another replica may have looked since.
+    pub(crate) fn new(store: Arc<dyn Store>, ttl: Duration) -> Self {
+        Self { store, held: Cache::builder().max_capacity(50_000).time_to_live(ttl.max(Duration::from_secs(1))).build() }
+    }
+
+    /// The newest look that is known.
+    pub(crate) async fn last(&self, repo: &Repo, revision: &Revision) -> Result<Option<Arc<RefRecord>>> {
+        let name = (repo.clone(), revision.clone());
+        if let Some(record) = self.held.get(&name).await {
+            return Ok(Some(record));
+        }
+        let Some(record) = self.read(&Key::reference(repo, revision)).await? else { return Ok(None) };
+        let record = Arc::new(record);
+        self.held.insert(name, record.clone()).await;
+        Ok(Some(record))
+    }
+
+    /// Takes note of a look, unless a newer one is known; returns the newest.
+    pub(crate) async fn note(&self, repo: &Repo, seen: RefRecord) -> Result<Arc<RefRecord>> {
+        let key = Key::reference(repo, &seen.revision);
+        let newest = match self.read(&key).await? {
+            Some(stored) if stored.looked_at > seen.looked_at => stored,
+            _ => {
+                let body = serde_json::to_vec(&seen).map_err(|error| Error {
+                    kind: ErrorKind::Other(format!("writing JSON: {error}")),
+                    key: None,
+                    source: None,
+                })?;
+                self.store.put(&key, Bytes::from(body), PutMode::Overwrite).await?;
+                seen
+            }
+        };
+        let newest = Arc::new(newest);
+        self.held.insert((repo.clone(), newest.revision.clone()), newest.clone()).await;
+        Ok(newest)
+    }
+
+    /// All stored looks at a repo's revisions.
+    pub(crate) async fn all(&self, repo: &Repo) -> Result<Vec<RefRecord>> {
+        let prefix = Prefix::references(repo);
+        let keys: Vec<Key> = self.store.list(&prefix).map_ok(|meta| meta.key).take(MAX_REFS).try_collect().await?;
+        let mut records = Vec::with_capacity(keys.len());
+        for key in keys {
+            records.extend(self.read(&key).await?);
+        }
+        Ok(records)
+    }
+
+    async fn read(&self, key: &Key) -> Result<Option<RefRecord>> {
+        let Some(body) = self.store.get(key, MAX_RECORD_BYTES).await? else { return Ok(None) };
+        match serde_json::from_slice(&body) {
+            Ok(record) => Ok(Some(record)),
+            Err(error) => {
+                // The next look overwrites it; until then it is as if there had been none.
+                tracing::error!(%key, %error, "not a ref record");
+                Ok(None)
+            }
+        }
+    }
+}

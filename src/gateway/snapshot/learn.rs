@@ -1,0 +1,130 @@
+//! Learning a commit: gathers what upstream says of it and refuses what is not whole and sane.
+
+use std::collections::HashSet;
+
+use futures_util::{StreamExt, stream::BoxStream};
+
+use crate::{
+    hub::{Commit, Repo, wire::{self, TreeNode}},
+    upstream,
+};
+
+/// How many nodes a tree may have to be kept. Past it files are looked up one by one.
+pub(crate) const MAX_TREE_NODES: usize = 500_000;
+
+/// What a README's front matter may have, in bytes.
+const MAX_FRONT_MATTER_BYTES: usize = 256 * 1024;
+
+/// Why a commit was not learned.
+#[derive(Debug, Clone, thiserror::Error)]
+pub(crate) enum BadSnapshot {
+    /// The origin failed us.
+    #[error(transparent)]
+    Upstream(#[from] upstream::Error),
+    /// What it said makes no sense: what, and of which commit.
+    #[error("{repo}@{commit}: the origin's tree is not kept: {problem}")]
+    Insane { repo: Repo, commit: Commit, problem: String },
+    /// More than [`MAX_TREE_NODES`].
+    #[error("{repo}@{commit} has more than {MAX_TREE_NODES} files and folders; ask for single files or folders")]
+    TooLarge { repo: Repo, commit: Commit },
+}
+
+/// Gathers a tree page by page and checks it against `siblings`, the file list of the info, where that
+/// came whole.
+pub(crate) async fn gather(
+    repo: &Repo,
+    commit: Commit,
+    mut pages: BoxStream<'_, upstream::Result<Vec<wire::TreeEntry>>>,
+    siblings: Option<&[String]>,
+) -> Result<Vec<TreeNode>, BadSnapshot> {
+    let insane = |problem: String| BadSnapshot::Insane { repo: repo.clone(), commit, problem };
+    let mut nodes: Vec<TreeNode> = Vec::new();
+    while let Some(page) = pages.next().await {
+        for entry in page? {
+            nodes.push(entry.into_node().map_err(|masked| insane(masked.to_string()))?);
+        }
+        if nodes.len() > MAX_TREE_NODES {
+            return Err(BadSnapshot::TooLarge { repo: repo.clone(), commit });
+        }
+    }
+    check(&nodes, siblings).map_err(insane)?;
+    Ok(nodes)
+}
+
+/// No path twice, no file that is a folder too, and the very files that the siblings name.
+fn check(nodes: &[TreeNode], siblings: Option<&[String]>) -> Result<(), String> {
+    let mut files = HashSet::with_capacity(nodes.len());
+    let mut folders = HashSet::new();
+    for node in nodes {
+        let set = if node.folder { &mut folders } else { &mut files };
+        if !set.insert(node.path.as_str()) {
+            return Err(format!("{} is listed twice", node.path));
+        }
+    }
+    for path in files.iter().chain(&folders) {
+        for (at, _) in path.match_indices('/') {
+            if files.contains(&path[..at]) {
+                return Err(format!("{} is a file and a folder", &path[..at]));
+            }
+        }
+    }
+    if let Some(path) = files.intersection(&folders).next() {
+        return Err(format!("{path} is a file and a folder"));
+    }
+    let Some(siblings) = siblings else { return Ok(()) };
+    let siblings: HashSet<&str> = siblings.iter().map(String::as_str).collect();
+    if let Some(path) = siblings.difference(&files).next() {
+        return Err(format!("the info names {path}, the tree does not"));
+    }
+    if let Some(path) = files.difference(&siblings).next() {
+        return Err(format!("the tree names {path}, the info does not"));
+    }
+    Ok(())
+}
+
+/// A README's front matter with its `---` lines, which is all of it that policy reads.
+pub(crate) fn readme_front_matter(readme: &[u8]) -> Option<String> {
+    let text = String::from_utf8_lossy(&readme[..readme.len().min(MAX_FRONT_MATTER_BYTES)]);
+    let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
+    let mut lines = text.split_inclusive('\n');
+    let mut end = lines.next().filter(|line| line.trim_end() == "---")?.len();
+    for line in lines {
+        end += line.len();
+        if line.trim_end() == "---" {
+            return Some(text[..end].to_owned());
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(path: &str) -> TreeNode {
+        TreeNode { path: path.parse().unwrap(), size: 1, oid: "1".repeat(40).parse().unwrap(), lfs: None, folder: false }
+    }
+
+    fn folder(path: &str) -> TreeNode {
+        TreeNode { folder: true, ..file(path) }
+    }
+
+    #[test]
+    fn trees_that_are_not_sane_are_refused() {
+        let names = |names: &[&str]| names.iter().map(ToString::to_string).collect::<Vec<_>>();
+        assert_eq!(check(&[file("a"), folder("d"), file("d/b")], Some(&names(&["a", "d/b"]))), Ok(()));
+        assert!(check(&[file("a"), file("a")], None).unwrap_err().contains("twice"));
+        assert!(check(&[file("a"), folder("a")], None).unwrap_err().contains("a file and a folder"));
+        assert!(check(&[file("a"), file("a/b")], None).unwrap_err().contains("a file and a folder"));
+        assert!(check(&[file("a")], Some(&names(&["a", "b"]))).unwrap_err().contains("the info names b"));
+        assert!(check(&[file("a"), file("c")], Some(&names(&["a"]))).unwrap_err().contains("the tree names c"));
+    }
+
+    #[test]
+    fn front_matter_ends_at_its_closing_line() {
+        assert_eq!(readme_front_matter(b"---\nlicense: mit\n---\n# x").unwrap(), "---\nlicense: mit\n---\n");
+        assert_eq!(readme_front_matter(b"---\r\nlicense: mit\r\n---\r\n").unwrap(), "---\r\nlicense: mit\r\n---\r\n");
+        assert_eq!(readme_front_matter(b"# no front matter\n---\n"), None);
+        assert_eq!(readme_front_matter(b"---\nlicense: mit\n"), None, "never closed");
+    }
+}

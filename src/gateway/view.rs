@@ -1,0 +1,267 @@
+//! What an asker may see of a commit: its facts, the decision on them, and its tree.
+//!
+//! Facts and tree are looked at upstream once and answered from the snapshot from then on. While a large
+//! tree is still coming in, single files are asked for by name, so that the first answer need not wait.
+
+use std::{sync::Arc, time::Duration};
+
+use time::{Date, OffsetDateTime, format_description::well_known::Rfc3339};
+
+use super::{
+    Asker, Error, Gateway, Result,
+    commit::{Resolved, from_upstream},
+    grant::Grant,
+    snapshot::{BadSnapshot, Facts, Snapshot, gather, readme_front_matter},
+};
+use crate::{
+    hub::{Commit, Repo, RepoPath, Revision, wire::{self, TreeNode}},
+    policy::{self, Denial, LicenseClaims, PolicySet, Rule},
+    upstream::{Look, Purpose},
+};
+
+/// How long a question about one file waits for the whole tree.
+const TREE_PATIENCE: Duration = Duration::from_millis(1500);
+
+/// More siblings than this come cut from the Hub, and say nothing about the tree.
+const MAX_WHOLE_SIBLINGS: usize = 40_000;
+
+/// A commit that policy lets the asker see.
+#[derive(Debug, Clone)]
+pub(super) struct View {
+    pub(super) resolved: Resolved,
+    pub(super) known: Known,
+    pub(super) grant: Arc<Grant>,
+}
+
+/// What is known of a commit.
+#[derive(Debug, Clone)]
+pub(super) enum Known {
+    /// Everything, stored.
+    Whole(Arc<Snapshot>),
+    /// The facts; the tree is on its way or too large to keep.
+    Facts(Arc<Fresh>),
+}
+
+/// Facts that are not stored yet: they are written after the tree.
+#[derive(Debug)]
+pub(super) struct Fresh {
+    facts: Arc<Facts>,
+    /// The info's file list, where it came whole.
+    siblings: Option<Vec<String>>,
+}
+
+/// A decision on a commit, kept while policy and day are the same.
+pub(super) type Verdict = std::result::Result<Arc<Grant>, Denial>;
+
+impl Known {
+    pub(super) fn facts(&self) -> &Arc<Facts> {
+        match self {
+            Self::Whole(snapshot) => &snapshot.facts,
+            Self::Facts(fresh) => &fresh.facts,
+        }
+    }
+}
+
+impl Gateway {
+    /// Policy, revision, facts: everything up to the tree.
+    pub(super) async fn view(&self, asker: &Asker, asked: &Repo, revision: &Revision) -> Result<View> {
+        let policy = self.policy.current();
+        let today = OffsetDateTime::now_utc().date();
+        let rule = policy.decide_repo(asked, today).map_err(|denial| self.denied(&denial))?;
+        let resolved = self.resolve(asker, &rule, asked, revision).await?;
+        let known = self.known(asker, &resolved).await?;
+        let grant = self.grant(&policy, &rule, asked, &resolved, &known, today).await?;
+        Ok(View { resolved, known, grant })
+    }
+
+    /// The decision on a commit's facts.
+    async fn grant(
+        &self,
+        policy: &Arc<PolicySet>,
+        rule: &Arc<Rule>,
+        asked: &Repo,
+        resolved: &Resolved,
+        known: &Known,
+        today: Date,
+    ) -> Result<Arc<Grant>> {
+        let whole = matches!(known, Known::Whole(_));
+        let name = (policy.digest(), today, asked.clone(), resolved.commit, whole);
+        let verdict = match self.verdicts.get(&name).await {
+            Some(verdict) => verdict,
+            None => {
+                let verdict = self.decide(policy, rule, asked, resolved, known, today).await?;
+                self.verdicts.insert(name, verdict.clone()).await;
+                verdict
+            }
+        };
+        verdict.map_err(|denial| self.denied(&denial))
+    }
+
+    async fn decide(
+        &self,
+        policy: &Arc<PolicySet>,
+        rule: &Arc<Rule>,
+        asked: &Repo,
+        resolved: &Resolved,
+        known: &Known,
+        today: Date,
+    ) -> Result<Verdict> {
+        let facts = known.facts();
+        let identity = |of: &super::identity::Identity| policy::Identity { id: of.upstream_id.clone(), author: of.author.clone() };
+        let text = |field: &str| facts.info.get(field).and_then(|value| value.as_str()).map(ToOwned::to_owned);
+        let flag = |field: &str| facts.info.get(field).is_some_and(|value| !matches!(value, serde_json::Value::Bool(false) | serde_json::Value::Null));
+        let first_seen = self.identities.of(&resolved.repo).await?;
+        let info = serde_json::Value::Object((*facts.info).clone());
+        let facts = policy::RepoFacts {
+            canonical: resolved.repo.clone(),
+            commit: resolved.commit,
+            identity: policy::Identity { id: text("_id"), author: text("author") },
+            first_seen: first_seen.as_deref().map(identity),
+            gated: flag("gated"),
+            private: flag("private"),
+            disabled: flag("disabled"),
+            license: LicenseClaims::read(facts.front_matter.as_deref().map(str::as_bytes), &info),
+        };
+        let approved = match policy.decide_facts(rule, asked, &facts, today) {
+            Ok(approved) => approved,
+            Err(denial) => return Ok(Err(denial)),
+        };
+        let mut warnings: Vec<String> = approved.warning.clone().into_iter().collect();
+        if let Known::Whole(snapshot) = known {
+            let files = self.all_files(snapshot).await?;
+            if let Some(denial) = approved.rule.hides_all_weights(&files) {
+                return Ok(Err(denial));
+            }
+            warnings.extend(approved.rule.withheld(&files));
+        }
+        let upstream_id = facts.identity.id;
+        let warning = (!warnings.is_empty()).then(|| warnings.join("; ").into());
+        let (policy, revision) = (policy.clone(), resolved.revision.clone());
+        Ok(Ok(Arc::new(Grant { approved, policy, upstream_id, revision, warning })))
+    }
+
+    async fn all_files(&self, snapshot: &Snapshot) -> Result<Vec<RepoPath>> {
+        let mut files = Vec::with_capacity(snapshot.index.files);
+        for number in 0..snapshot.index.pieces() {
+            let piece = self.snapshots.piece(snapshot, number).await?;
+            files.extend(piece.nodes.iter().filter(|node| !node.folder).map(|node| node.path.clone()));
+        }
+        Ok(files)
+    }
+
+    /// The snapshot, or the facts of a commit that has none yet.
+    async fn known(&self, asker: &Asker, resolved: &Resolved) -> Result<Known> {
+        let (repo, commit) = (&resolved.repo, resolved.commit);
+        if let Some(snapshot) = self.snapshots.find(repo, commit).await? {
+            return Ok(Known::Whole(snapshot));
+        }
+        let name = (repo.clone(), commit);
+        if let Some(fresh) = self.fresh.get(&name).await {
+            return Ok(Known::Facts(fresh));
+        }
+        let purpose = asker.purpose();
+        if !self.infos.contains_key(&name) {
+            self.limits.admit(asker).await?;
+        }
+        let work = || {
+            let (gateway, (repo, commit)) = (self.clone(), name.clone());
+            async move { gateway.learn_facts(repo, commit, purpose).await }
+        };
+        Ok(Known::Facts(self.facts_flights.join(name, work).await?))
+    }
+
+    /// Keeps a look's info for the question about facts that follows it.
+    pub(super) async fn remember_info(&self, look: &Look) {
+        self.infos.insert((look.repo.clone(), look.commit), Arc::new(look.info.clone())).await;
+    }
+
+    async fn learn_facts(self, repo: Repo, commit: Commit, purpose: Purpose) -> Result<Arc<Fresh>> {
+        let name = (repo.clone(), commit);
+        let failed = |error| from_upstream(error, &repo, &commit.into());
+        let info = match self.infos.get(&name).await {
+            Some(info) => info,
+            None => Arc::new(self.upstream.look(&repo, &commit.into(), purpose).await.map_err(failed)?.info),
+        };
+        let readme = self.upstream.readme(&repo, commit, purpose).await.map_err(failed)?;
+        let siblings = info.siblings.as_ref().filter(|list| (1..MAX_WHOLE_SIBLINGS).contains(&list.len()));
+        let fresh = Arc::new(Fresh {
+            facts: Arc::new(Facts {
+                repo,
+                commit,
+                looked_at: OffsetDateTime::now_utc().format(&Rfc3339).unwrap_or_default(),
+                info: Arc::new(info.facts.clone()),
+                front_matter: readme.as_deref().and_then(readme_front_matter),
+            }),
+            siblings: siblings.map(|list| list.iter().map(|sibling| sibling.rfilename.clone()).collect()),
+        });
+        self.fresh.insert(name, fresh.clone()).await;
+        Ok(fresh)
+    }
+
+    /// The whole snapshot, learned if need be.
+    pub(super) async fn whole(&self, asker: &Asker, known: &Known) -> Result<Arc<Snapshot>> {
+        let fresh = match known {
+            Known::Whole(snapshot) => return Ok(snapshot.clone()),
+            Known::Facts(fresh) => fresh.clone(),
+        };
+        let name = (fresh.facts.repo.clone(), fresh.facts.commit);
+        if let Some(error) = self.unlearnable.get(&name).await {
+            return Err(error);
+        }
+        if let Some(snapshot) = self.snapshots.find(&name.0, name.1).await? {
+            return Ok(snapshot);
+        }
+        let purpose = asker.purpose();
+        let work = || {
+            let gateway = self.clone();
+            async move { gateway.learn_tree(fresh, purpose).await }
+        };
+        self.tree_flights.join(name, work).await
+    }
+
+    async fn learn_tree(self, fresh: Arc<Fresh>, purpose: Purpose) -> Result<Arc<Snapshot>> {
+        let (repo, commit) = (&fresh.facts.repo, fresh.facts.commit);
+        let pages = self.upstream.tree(repo, commit, purpose);
+        match gather(repo, commit, pages, fresh.siblings.as_deref()).await {
+            Ok(nodes) => self.snapshots.keep(fresh.facts.clone(), nodes).await,
+            Err(BadSnapshot::Upstream(error)) => Err(from_upstream(error, repo, &commit.into())),
+            Err(bad) => {
+                tracing::error!(%repo, %commit, error = %bad, "the commit's tree was not learned");
+                let error = match bad {
+                    BadSnapshot::TooLarge { .. } => Error::TooMany(bad.to_string()),
+                    _ => Error::Insane(bad.to_string()),
+                };
+                self.unlearnable.insert((repo.clone(), commit), error.clone()).await;
+                Err(error)
+            }
+        }
+    }
+
+    /// One file or folder of a commit. Does not wait for a large tree.
+    pub(super) async fn node(&self, asker: &Asker, view: &View, path: &RepoPath) -> Result<TreeNode> {
+        let (repo, commit) = (&view.resolved.repo, view.resolved.commit);
+        let not_found = || Error::EntryNotFound { repo: repo.clone(), commit };
+        let whole = match &view.known {
+            Known::Whole(snapshot) => Some(snapshot.clone()),
+            known @ Known::Facts(_) => match tokio::time::timeout(TREE_PATIENCE, self.whole(asker, known)).await {
+                Ok(Ok(snapshot)) => Some(snapshot),
+                Err(_) | Ok(Err(Error::TooMany(_))) => None,
+                Ok(Err(error)) => return Err(error),
+            },
+        };
+        if let Some(snapshot) = whole {
+            return self.snapshots.node(&snapshot, path).await?.ok_or_else(not_found);
+        }
+        let name = (repo.clone(), commit, path.clone());
+        if let Some(node) = self.nodes.get(&name).await {
+            return Ok(node);
+        }
+        self.limits.admit(asker).await?;
+        let failed = |error| from_upstream(error, repo, &commit.into());
+        let entries = self.upstream.paths_info(repo, commit, std::slice::from_ref(path), asker.purpose()).await.map_err(failed)?;
+        let entry: wire::TreeEntry = entries.into_iter().find(|entry| &entry.path == path).ok_or_else(not_found)?;
+        let node = entry.into_node().map_err(|masked| Error::Insane(format!("{repo}@{commit}: {masked}")))?;
+        self.nodes.insert(name, node.clone()).await;
+        Ok(node)
+    }
+}
