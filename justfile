@@ -1,0 +1,31 @@
+# What CI runs, by hand. `just` lists it.
+
+default:
+    @just --list
+
+# Format, lints, docs and tests: what every change must pass.
+check: fmt lint doc test
+
+fmt:
+    cargo fmt --all --check
+
+lint:
+    cargo clippy --workspace --all-targets -- -D warnings
+
+doc:
+    RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --document-private-items
+
+test:
+    cargo test --workspace
+
+# Licences, sources and banned crates of the dependency tree (needs cargo-deny).
+deny:
+    cargo deny check bans licenses sources
+
+# The demo: a stand-in Hub, hubgate before it, and what each person sees.
+demo:
+    cargo run --release --example demo
+
+# Everything, real clients and real servers too.
+ci:
+    .ci/run
