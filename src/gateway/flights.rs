@@ -37,13 +37,13 @@ where
     }
 
     /// Joins the look-up of `key`, or begins `work` for it.
-    pub(crate) fn join<F>(&self, key: K, work: impl FnOnce() -> F) -> impl Future<Output = Result<V>> + use<K, V, F>
+    pub(crate) fn join<F>(&self, key: K, work: impl FnOnce() -> F) -> BoxFuture<'static, Result<V>>
     where
         F: Future<Output = Result<V>> + Send + 'static,
     {
         let mut live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(flight) = live.get(&key) {
-            return flight.clone();
+            return flight.clone().boxed();
         }
         let (table, work, name) = (self.live.clone(), work(), key.clone());
         let task = self.tasks.spawn(async move {
@@ -60,7 +60,7 @@ where
         };
         let flight = flight.boxed().shared();
         live.insert(key, flight.clone());
-        flight
+        flight.boxed()
     }
 }
 

@@ -78,6 +78,12 @@ impl Key {
         Self(format!("uploads/{writer}/probe"))
     }
 
+    /// The repo whose identity this is; `None` for any other key.
+    pub fn identified(&self) -> Option<Repo> {
+        let (kind, segment) = self.0.strip_prefix("repos/")?.strip_suffix(".json")?.split_once('/')?;
+        Repo::new(kind.parse().ok()?, &segment.replacen("--", "/", 1)).ok()
+    }
+
     /// A key as a store listed it; not for making up names.
     pub fn listed(text: impl Into<String>) -> Self {
         Self(text.into())
@@ -174,6 +180,7 @@ mod tests {
             assert!(text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_./".contains(&b)), "{text}");
             assert!(text.split('/').all(|s| !s.is_empty() && s.len() < 255 && s != "." && s != ".."), "{text}");
         }
+        assert_eq!(Key::identity(&repo).identified(), Some(repo.clone()));
         assert!(Key::reference(&repo, &revision).as_str().starts_with(Prefix::references(&repo).as_str()));
     }
 }

@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};
 use tokio::{
     sync::{OnceCell, watch},
@@ -31,13 +32,12 @@ pub struct FillConfig {
     pub per_client: usize,
     /// Files up to this size are verified before their first byte goes out. Files that the Hub names by
     /// a git id always are.
-    #[serde(with = "crate::size_text")]
-    pub verify_first: u64,
+    pub verify_first: ByteSize,
 }
 
 impl Default for FillConfig {
     fn default() -> Self {
-        Self { max_live: 128, per_client: 32, verify_first: 8 * 1024 * 1024 }
+        Self { max_live: 128, per_client: 32, verify_first: ByteSize::mib(8) }
     }
 }
 
@@ -98,7 +98,7 @@ impl Fills {
             Err(order) => order,
         };
         let nothing_unverified =
-            order.verified_only || order.size <= self.config.verify_first || matches!(order.blob, BlobId::Git(_));
+            order.verified_only || order.size <= self.config.verify_first.as_u64() || matches!(order.blob, BlobId::Git(_));
         let fill = Arc::new(Fill {
             key: order.key.clone(),
             blob: order.blob,

@@ -38,7 +38,7 @@ impl Fill {
                 }
                 let body = format!("{{\"asked_by\":{}}}", serde_json::Value::from(self.asked_by.as_str()));
                 self.store.put(&key, Bytes::from(body), PutMode::Overwrite).await?;
-                Ok(true)
+                Ok::<_, Error>(true)
             })
             .await?;
         Ok(())
