@@ -5,7 +5,7 @@ use std::{net::IpAddr, ops::Range, sync::Arc};
 use bytes::Bytes;
 use http_body_util::combinators::UnsyncBoxBody;
 
-use crate::hub::{BlobId, Commit, GitOid, Repo, RepoPath, wire::TreeNode};
+use crate::hub::{BlobId, Commit, GitOid, Repo, RepoPath, TreeNode};
 
 /// Who asks. Resolved once at the edge.
 #[derive(Debug, Clone)]

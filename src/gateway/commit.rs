@@ -13,9 +13,9 @@ use super::{
     refs::RefRecord,
 };
 use crate::{
-    hub::{Commit, Repo, Revision, wire},
+    hub::{Commit, RefInfo, Repo, Revision},
     policy::{RevisionVerdict, Rule},
-    upstream::{self, ErrorKind, OnGone, Purpose},
+    upstream::{self, ErrorKind, InHistory, OnGone, Purpose},
 };
 
 /// How long a client waits for a look at a revision whose last commit is known.
@@ -196,15 +196,19 @@ impl Gateway {
         let asked = |error| from_upstream(error, repo, &commit.into());
         let refs = self.upstream.refs(repo, purpose).await.map_err(asked)?;
         let all = refs.branches.iter().chain(&refs.tags).chain(&refs.converts);
-        let mut allowed: Vec<&wire::RefInfo> = all.filter(|found| rule.allows_ref(&found.name)).collect();
+        let mut allowed: Vec<&RefInfo> = all.filter(|found| rule.allows_ref(&found.name)).collect();
         if let Some(head) = allowed.iter().find(|found| found.target_commit == commit) {
             return Ok(head.name.parse().ok());
         }
         allowed.sort_by_key(|found| found.name != "main");
         for found in allowed.into_iter().take(MAX_HISTORIES) {
             let Ok(revision) = found.name.parse::<Revision>() else { continue };
-            if self.upstream.history_contains(repo, &revision, commit, purpose).await.map_err(asked)? {
-                return Ok(Some(revision));
+            match self.upstream.history_contains(repo, &revision, commit, purpose).await.map_err(asked)? {
+                InHistory::Yes => return Ok(Some(revision)),
+                InHistory::No => {}
+                InHistory::NotAmong(newest) => {
+                    tracing::warn!(%repo, %revision, %commit, newest, "the history is longer than what is searched");
+                }
             }
         }
         Ok(None)

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Result;
 use crate::{
-    hub::{Repo, wire},
+    hub::{Repo, RepoInfo},
     store::{Error, ErrorKind, Key, PutMode, Store},
 };
 
@@ -32,7 +32,7 @@ pub(crate) struct Identity {
 
 impl Identity {
     /// What a look-up says.
-    pub(crate) fn of(canonical: &Repo, info: &wire::RepoInfo) -> Self {
+    pub(crate) fn of(canonical: &Repo, info: &RepoInfo) -> Self {
         Self { canonical: canonical.clone(), upstream_id: info.hub_id.clone(), author: info.author.clone() }
     }
 }

@@ -14,7 +14,7 @@ use super::{
     view::View,
 };
 use crate::{
-    hub::{Commit, ListQuery, Repo, RepoKind, RepoPath, Revision, wire::{self, TreeNode}},
+    hub::{Commit, CommitInfo, ListQuery, RefInfo, Refs, Repo, RepoKind, RepoPath, Revision, TreeNode},
     policy::Rule,
     store::Prefix,
 };
@@ -133,7 +133,7 @@ impl Gateway {
     }
 
     /// Branches, tags and special refs that the rule allows: upstream's, else those that were looked at.
-    pub async fn refs(&self, asker: &Asker, asked: &Repo) -> Result<wire::Refs> {
+    pub async fn refs(&self, asker: &Asker, asked: &Repo) -> Result<Refs> {
         self.in_time(async {
             let (rule, repo) = self.authorised(asker, asked).await?;
             let mut refs = self.held_refs(asker, &repo).await?;
@@ -149,7 +149,7 @@ impl Gateway {
     }
 
     /// The newest commits of an allowed revision.
-    pub async fn commits(&self, asker: &Asker, asked: &Repo, revision: &Revision) -> Result<(Commit, Vec<wire::CommitInfo>)> {
+    pub async fn commits(&self, asker: &Asker, asked: &Repo, revision: &Revision) -> Result<(Commit, Vec<CommitInfo>)> {
         self.in_time(async {
             let view = self.view(asker, asked, revision).await?;
             let (repo, commit) = (&view.resolved.repo, view.resolved.commit);
@@ -161,8 +161,8 @@ impl Gateway {
                 true => None,
                 false => {
                     self.limits.admit(asker).await?;
-                    match self.upstream.commits(repo, &commit.into(), asker.purpose()).await {
-                        Ok(commits) => Some(commits),
+                    match self.upstream.commits(repo, &commit.into(), asker.purpose()).next().await.transpose() {
+                        Ok(commits) => commits,
                         Err(error) if error.is_outage() => {
                             self.note_outage(Some(&error));
                             None
@@ -226,7 +226,7 @@ impl Gateway {
         Ok((view.grant.approved.rule.clone(), view.resolved.repo))
     }
 
-    async fn held_refs(&self, asker: &Asker, repo: &Repo) -> Result<wire::Refs> {
+    async fn held_refs(&self, asker: &Asker, repo: &Repo) -> Result<Refs> {
         if let Some(refs) = self.ref_lists.get(repo).await {
             return Ok((*refs).clone());
         }
@@ -241,7 +241,7 @@ impl Gateway {
                 Err(error) => return Err(from_upstream(error, repo, &Revision::main())),
             }
         }
-        let mut refs = wire::Refs::default();
+        let mut refs = Refs::default();
         for record in self.refs.all(repo).await? {
             if record.revision.may_be_short_sha() || record.revision.as_str() == "HEAD" {
                 continue;
@@ -270,7 +270,7 @@ fn default_revision(rule: &Rule) -> Revision {
     if rule.allows_ref("main") { Revision::main() } else { named.into_iter().next().unwrap_or_else(Revision::main) }
 }
 
-fn keep_allowed(list: &mut Vec<wire::RefInfo>, rule: &Rule) {
+fn keep_allowed(list: &mut Vec<RefInfo>, rule: &Rule) {
     list.retain(|found| {
         let name = if found.full_name.starts_with("refs/convert/") { &found.full_name } else { &found.name };
         rule.allows_ref(name)
@@ -288,7 +288,7 @@ fn is_wanted(repo: &Repo, query: &ListQuery) -> bool {
     search && query.author.as_ref().is_none_or(|author| owner.eq_ignore_ascii_case(author))
 }
 
-fn lone_commit(commit: Commit, info: &Map<String, Value>) -> wire::CommitInfo {
+fn lone_commit(commit: Commit, info: &Map<String, Value>) -> CommitInfo {
     let date = info.get("lastModified").and_then(Value::as_str).unwrap_or_default().to_owned();
-    wire::CommitInfo { id: commit, title: String::new(), message: String::new(), authors: Vec::new(), date, formatted: None }
+    CommitInfo { id: commit, title: String::new(), message: String::new(), authors: Vec::new(), date, formatted: None }
 }

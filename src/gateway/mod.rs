@@ -35,10 +35,7 @@ pub use fill::FillConfig;
 pub use limits::{ClientLimits, LimitsConfig};
 
 use crate::{
-    hub::{
-        Commit, Repo, RepoPath, Revision, Sha256,
-        wire::{CommitInfo, Refs as WireRefs, RepoInfo, TreeNode},
-    },
+    hub::{self, Commit, CommitInfo, Repo, RepoInfo, RepoPath, Revision, Sha256, TreeNode},
     manifest::Manifest,
     policy::PolicyHandle,
     store::Store,
@@ -96,7 +93,7 @@ pub struct Gateway(Arc<Parts>);
 pub struct Parts {
     config: GatewayConfig,
     store: Arc<dyn Store>,
-    policy: PolicyHandle,
+    policy: Arc<PolicyHandle>,
     upstream: Arc<Upstream>,
     manifest: Manifest,
     identities: Identities,
@@ -117,7 +114,7 @@ pub struct Parts {
     verdicts: Cache<(Sha256, Date, Repo, Commit, bool), Verdict>,
     /// Single nodes of trees that are not stored.
     nodes: Cache<(Repo, Commit, RepoPath), TreeNode>,
-    ref_lists: Cache<Repo, Arc<WireRefs>>,
+    ref_lists: Cache<Repo, Arc<hub::Refs>>,
     commit_lists: Cache<(Repo, Commit), Arc<Vec<CommitInfo>>>,
     outage: Mutex<Option<Instant>>,
 }
@@ -155,7 +152,7 @@ impl Gateway {
     pub fn new(
         config: GatewayConfig,
         store: Arc<dyn Store>,
-        policy: PolicyHandle,
+        policy: Arc<PolicyHandle>,
         upstream: Arc<Upstream>,
         manifest: Manifest,
         tasks: &TaskTracker,
@@ -195,7 +192,7 @@ impl Gateway {
         if self.upstream_is_out() {
             degraded.push("the origin could not be reached a moment ago; stored content is served".to_owned());
         }
-        let policy_error = self.policy.error();
+        let policy_error = self.policy.problem().map(|problem| problem.to_string());
         if policy_error.is_some() {
             degraded.push("the newest policy is refused; the one before it is in force".to_owned());
         }

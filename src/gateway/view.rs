@@ -14,7 +14,7 @@ use super::{
     snapshot::{BadSnapshot, Facts, Snapshot, gather, readme_front_matter},
 };
 use crate::{
-    hub::{Commit, Repo, RepoPath, Revision, wire::{self, TreeNode}},
+    hub::{Commit, Repo, RepoPath, Revision, TreeEntry, TreeNode},
     policy::{self, Denial, LicenseClaims, PolicySet, Rule},
     upstream::{Look, Purpose},
 };
@@ -259,7 +259,7 @@ impl Gateway {
         self.limits.admit(asker).await?;
         let failed = |error| from_upstream(error, repo, &commit.into());
         let entries = self.upstream.paths_info(repo, commit, std::slice::from_ref(path), asker.purpose()).await.map_err(failed)?;
-        let entry: wire::TreeEntry = entries.into_iter().find(|entry| &entry.path == path).ok_or_else(not_found)?;
+        let entry: TreeEntry = entries.into_iter().find(|entry| &entry.path == path).ok_or_else(not_found)?;
         let node = entry.into_node().map_err(|masked| Error::Insane(format!("{repo}@{commit}: {masked}")))?;
         self.nodes.insert(name, node.clone()).await;
         Ok(node)

@@ -62,7 +62,7 @@ impl Fill {
                 Err(Stop::Unread) => self.pause().await?,
                 Err(Stop::Origin(error)) => {
                     failures += 1;
-                    if !error.is_outage() || failures > MAX_FAILURES {
+                    if !error.is_worth_retrying() || failures > MAX_FAILURES {
                         return Err(FillEnd::Origin(error));
                     }
                     let wait = error.retry_after().unwrap_or_else(|| backoff(failures));

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use futures_util::{StreamExt, stream::BoxStream};
 
 use crate::{
-    hub::{Commit, Repo, wire::{self, TreeNode}},
+    hub::{Commit, Repo, TreeEntry, TreeNode},
     upstream,
 };
 
@@ -34,7 +34,7 @@ pub(crate) enum BadSnapshot {
 pub(crate) async fn gather(
     repo: &Repo,
     commit: Commit,
-    mut pages: BoxStream<'_, upstream::Result<Vec<wire::TreeEntry>>>,
+    mut pages: BoxStream<'_, upstream::Result<Vec<TreeEntry>>>,
     siblings: Option<&[String]>,
 ) -> Result<Vec<TreeNode>, BadSnapshot> {
     let insane = |problem: String| BadSnapshot::Insane { repo: repo.clone(), commit, problem };

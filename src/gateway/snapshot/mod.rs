@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Error, Result};
 use crate::{
-    hub::{Commit, Repo, RepoPath, wire::TreeNode},
+    hub::{Commit, Repo, RepoPath, TreeNode},
     store::{self, Key, PutMode, Store},
 };
 

@@ -3,10 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::hub::{
-    RepoPath,
-    wire::{TreeEntry, TreeNode},
-};
+use crate::hub::{RepoPath, TreeEntry, TreeNode};
 
 /// How many nodes a piece holds.
 const PIECE_NODES: usize = 4096;
