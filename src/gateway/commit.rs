@@ -131,7 +131,7 @@ impl Gateway {
             let (gateway, (asked, revision)) = (self.clone(), name.clone());
             async move { gateway.look_now(asked, revision, purpose).await }
         };
-        self.looks.join(name, work).await
+        self.looks.join(name.clone(), work).await
     }
 
     async fn look_now(self, asked: Repo, revision: Revision, purpose: Purpose) -> Result<Looked> {

@@ -10,6 +10,7 @@ use time::OffsetDateTime;
 use super::{
     Asker, Error, Gateway, Listing, RepoFacts, Result,
     commit::from_upstream,
+    refs::RefRecord,
     snapshot::Snapshot,
     view::View,
 };
@@ -246,7 +247,7 @@ impl Gateway {
             if record.revision.may_be_short_sha() || record.revision.as_str() == "HEAD" {
                 continue;
             }
-            refs.add(&record.revision, record.commit);
+            add_ref(&mut refs, &record);
         }
         Ok(refs)
     }
@@ -268,6 +269,20 @@ fn default_revision(rule: &Rule) -> Revision {
     }
     let named = rule.revisions().unwrap_or_default().iter().filter_map(|name| name.parse().ok());
     if rule.allows_ref("main") { Revision::main() } else { named.into_iter().next().unwrap_or_else(Revision::main) }
+}
+
+/// A ref that was looked at, among those of its sort. Whether a name is a branch or a tag was not asked; a
+/// branch is what clients look for.
+fn add_ref(refs: &mut Refs, record: &RefRecord) {
+    let (name, target_commit) = (record.revision.as_str(), record.commit);
+    let info = |name: &str, full_name: String| RefInfo { name: name.to_owned(), full_name, target_commit };
+    if let Some(short) = name.strip_prefix("refs/convert/") {
+        refs.converts.push(info(short, name.to_owned()));
+    } else if let Some(number) = name.strip_prefix("refs/pr/") {
+        refs.pull_requests.get_or_insert_default().push(info(number, name.to_owned()));
+    } else {
+        refs.branches.push(info(name, format!("refs/heads/{name}")));
+    }
 }
 
 fn keep_allowed(list: &mut Vec<RefInfo>, rule: &Rule) {

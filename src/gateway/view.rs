@@ -167,7 +167,7 @@ impl Gateway {
             let (gateway, (repo, commit)) = (self.clone(), name.clone());
             async move { gateway.learn_facts(repo, commit, purpose).await }
         };
-        Ok(Known::Facts(self.facts_flights.join(name, work).await?))
+        Ok(Known::Facts(self.facts_flights.join(name.clone(), work).await?))
     }
 
     /// Keeps a look's info for the question about facts that follows it.
@@ -186,7 +186,7 @@ impl Gateway {
         let siblings = info.siblings.as_ref().filter(|list| (1..MAX_WHOLE_SIBLINGS).contains(&list.len()));
         let fresh = Arc::new(Fresh {
             facts: Arc::new(Facts {
-                repo,
+                repo: repo.clone(),
                 commit,
                 looked_at: OffsetDateTime::now_utc().format(&Rfc3339).unwrap_or_default(),
                 info: Arc::new(info.facts.clone()),

@@ -86,11 +86,11 @@ impl Fills {
             BlobId::Sha256(sha256) => Some(sha256),
             BlobId::Git(_) => None,
         };
-        let stage = self.store.stage(order.size, announced).await.map_err(|error| match error.kind {
+        let stage = self.store.stage(order.size, announced).await.map_err(|error| match &error.kind {
             store::ErrorKind::Full(limit) => {
                 Error::Busy { why: format!("no room for another transfer: {limit}"), retry_after: Duration::from_secs(10) }
             }
-            _ => Error::Store(error),
+            _ => error.into(),
         })?;
         // Somebody may have begun the same fill while the stage was made; then ours is dropped unused.
         let order = match self.join_live(order)? {
