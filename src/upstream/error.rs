@@ -139,7 +139,7 @@ impl Error {
     }
 
     /// Whether the same call may well succeed a moment later.
-    pub(super) fn is_worth_retrying(&self) -> bool {
+    pub fn is_worth_retrying(&self) -> bool {
         match self.kind {
             ErrorKind::Unreachable | ErrorKind::Timeout | ErrorKind::Server(_) | ErrorKind::ProxyUnreachable => true,
             ErrorKind::ProxyRefused { status, .. } => status >= 500,

@@ -134,6 +134,11 @@ impl Upstream {
         Ok(Arc::new(Self { exchange, record: status::Record::default(), offline: config.offline }))
     }
 
+    /// The endpoint's host, as the manifest names the origin.
+    pub fn endpoint_host(&self) -> &str {
+        self.exchange.endpoint.host_str().unwrap_or_default()
+    }
+
     /// How the way out is doing.
     pub fn status(&self) -> Status {
         Status {
