@@ -98,7 +98,7 @@ pub struct RepoFacts {
     /// The commit the facts are of.
     pub commit: Commit,
     /// Upstream's own JSON object, without siblings and without anything of Xet.
-    pub info: Arc<serde_json::Map<String, serde_json::Value>>,
+    pub info: serde_json::Value,
     /// All files that policy shows, in the order of their paths.
     pub files: Vec<TreeNode>,
     /// One ASCII line for `X-HF-Warning`: what is withheld, and the rule's age.

@@ -4,7 +4,7 @@
 use std::{sync::Arc, time::Duration};
 
 use futures_util::{StreamExt, TryStreamExt};
-use serde_json::{Map, Value};
+use serde_json::Value;
 use time::OffsetDateTime;
 
 use super::{
@@ -174,7 +174,7 @@ impl Gateway {
             };
             let Some(commits) = found else {
                 // The one commit that is known for certain.
-                return Ok((commit, vec![lone_commit(commit, view.known.facts().info.as_ref())]));
+                return Ok((commit, vec![lone_commit(commit, &view.known.facts().info)]));
             };
             self.commit_lists.insert(name, Arc::new(commits.clone())).await;
             Ok((commit, commits))
@@ -188,7 +188,7 @@ impl Gateway {
     }
 
     /// The infos of the repos of a kind that are stored and allowed, as `query` selects them.
-    pub async fn repos(&self, _asker: &Asker, kind: RepoKind, query: &ListQuery) -> Result<Vec<Arc<Map<String, Value>>>> {
+    pub async fn repos(&self, _asker: &Asker, kind: RepoKind, query: &ListQuery) -> Result<Vec<Value>> {
         let (policy, today) = (self.policy.current(), OffsetDateTime::now_utc().date());
         let identities = Prefix::identities();
         let keys: Vec<_> = self.store.list(&identities).map_ok(|meta| meta.key).try_collect().await?;
@@ -201,15 +201,15 @@ impl Gateway {
             .try_filter_map(|info| async { Ok(info) })
             .try_collect()
             .await?;
-        let has_tag = |info: &Map<String, Value>, wanted: &String| {
+        let has_tag = |info: &Value, wanted: &String| {
             info.get("tags").and_then(Value::as_array).is_some_and(|tags| tags.iter().any(|tag| tag == wanted))
         };
-        found.retain(|info: &Arc<Map<String, Value>>| query.filter.iter().all(|wanted| has_tag(info, wanted)));
+        found.retain(|info| query.filter.iter().all(|wanted| has_tag(info, wanted)));
         Ok(found)
     }
 
     /// The info of the newest commit that `main` was seen at, of a repo listed under its own name.
-    async fn stored_info(&self, repo: &Repo) -> Result<Option<Arc<Map<String, Value>>>> {
+    async fn stored_info(&self, repo: &Repo) -> Result<Option<Value>> {
         let Some(identity) = self.identities.of(repo).await? else { return Ok(None) };
         if identity.canonical != *repo {
             return Ok(None);
@@ -303,7 +303,7 @@ fn is_wanted(repo: &Repo, query: &ListQuery) -> bool {
     search && query.author.as_ref().is_none_or(|author| owner.eq_ignore_ascii_case(author))
 }
 
-fn lone_commit(commit: Commit, info: &Map<String, Value>) -> CommitInfo {
+fn lone_commit(commit: Commit, info: &Value) -> CommitInfo {
     let date = info.get("lastModified").and_then(Value::as_str).unwrap_or_default().to_owned();
     CommitInfo { id: commit, title: String::new(), message: String::new(), authors: Vec::new(), date, formatted: None }
 }

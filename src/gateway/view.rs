@@ -111,7 +111,6 @@ impl Gateway {
         let text = |field: &str| facts.info.get(field).and_then(|value| value.as_str()).map(ToOwned::to_owned);
         let flag = |field: &str| facts.info.get(field).is_some_and(|value| !matches!(value, serde_json::Value::Bool(false) | serde_json::Value::Null));
         let first_seen = self.identities.of(&resolved.repo).await?;
-        let info = serde_json::Value::Object((*facts.info).clone());
         let facts = policy::RepoFacts {
             canonical: resolved.repo.clone(),
             commit: resolved.commit,
@@ -120,7 +119,7 @@ impl Gateway {
             gated: flag("gated"),
             private: flag("private"),
             disabled: flag("disabled"),
-            license: LicenseClaims::read(facts.front_matter.as_deref().map(str::as_bytes), &info),
+            license: LicenseClaims::read(facts.front_matter.as_deref().map(str::as_bytes), &facts.info),
         };
         let approved = match policy.decide_facts(rule, asked, &facts, today) {
             Ok(approved) => approved,
@@ -189,7 +188,7 @@ impl Gateway {
                 repo: repo.clone(),
                 commit,
                 looked_at: OffsetDateTime::now_utc().format(&Rfc3339).unwrap_or_default(),
-                info: Arc::new(info.facts.clone()),
+                info: info.facts.clone(),
                 front_matter: readme.as_deref().and_then(readme_front_matter),
             }),
             siblings: siblings.map(|list| list.iter().map(|sibling| sibling.rfilename.clone()).collect()),

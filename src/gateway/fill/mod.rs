@@ -11,6 +11,8 @@ mod reader;
 mod settle;
 mod table;
 mod taint;
+#[cfg(test)]
+mod tests;
 
 use std::{
     fs::File,

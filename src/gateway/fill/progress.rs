@@ -102,11 +102,6 @@ impl Progress {
         self.prefix() == self.size
     }
 
-    /// Whether any reader was given anything.
-    pub(crate) fn gave_anything(&self) -> bool {
-        self.given_bytes > 0
-    }
-
     /// What a reader that wants `want` may send now. The answer starts at `want.start`.
     pub(crate) fn offer(&mut self, want: Range<u64>, reading: Reading) -> Offer {
         let Some(there) = self.present.get(&want.start) else { return Offer::NotThere };

@@ -11,7 +11,7 @@ use super::{Claim, Fill, FillEnd, FillKey};
 use crate::{
     hub::{BlobId, GitHasher, Sha256, Sha256Hasher},
     manifest::Manifest,
-    store::{self, Key, PutMode, Stage, Store},
+    store::{self, Key, PutMode, Stage},
 };
 
 /// How much is hashed in one go on a blocking thread, in bytes.

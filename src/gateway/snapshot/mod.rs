@@ -35,7 +35,7 @@ pub(crate) struct Facts {
     /// When it was looked at, RFC 3339.
     pub(crate) looked_at: String,
     /// Upstream's info object without siblings and without anything of Xet.
-    pub(crate) info: Arc<serde_json::Map<String, serde_json::Value>>,
+    pub(crate) info: serde_json::Value,
     /// The README's front matter at this commit, with its `---` lines; `None` where it has none.
     pub(crate) front_matter: Option<String>,
 }
