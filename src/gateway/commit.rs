@@ -7,11 +7,7 @@ use std::{sync::Arc, time::Duration};
 
 use time::OffsetDateTime;
 
-use super::{
-    Asker, Error, Gateway, Result,
-    identity::Identity,
-    refs::RefRecord,
-};
+use super::{Asker, Error, Gateway, Result, identity::Identity, refs::RefRecord};
 use crate::{
     hub::{Commit, RefInfo, Repo, Revision},
     policy::{RevisionVerdict, Rule},
@@ -46,7 +42,13 @@ pub(super) struct Looked {
 
 impl Gateway {
     /// The commit that `revision` of `asked` means, for a repo that `rule` allows.
-    pub(super) async fn resolve(&self, asker: &Asker, rule: &Rule, asked: &Repo, revision: &Revision) -> Result<Resolved> {
+    pub(super) async fn resolve(
+        &self,
+        asker: &Asker,
+        rule: &Rule,
+        asked: &Repo,
+        revision: &Revision,
+    ) -> Result<Resolved> {
         match rule.decide_revision(revision).map_err(|denial| self.denied(&denial))? {
             RevisionVerdict::Allowed => match revision.as_commit() {
                 Some(commit) => self.at_commit(asker, asked, commit).await,
@@ -187,12 +189,18 @@ impl Gateway {
                 self.admitted.insert(name, revision).await;
                 Ok(())
             }
-            None => Err(self.denied(&rule.not_in_history(commit))),
+            None => Err(self.denied(&rule.outside_history(&commit.into()))),
         }
     }
 
     /// The allowed branch or tag whose history has the commit.
-    async fn search_histories(self, rule: &Rule, repo: &Repo, commit: Commit, purpose: Purpose) -> Result<Option<Revision>> {
+    async fn search_histories(
+        self,
+        rule: &Rule,
+        repo: &Repo,
+        commit: Commit,
+        purpose: Purpose,
+    ) -> Result<Option<Revision>> {
         let asked = |error| from_upstream(error, repo, &commit.into());
         let refs = self.upstream.refs(repo, purpose).await.map_err(asked)?;
         let all = refs.branches.iter().chain(&refs.tags).chain(&refs.converts);

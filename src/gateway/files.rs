@@ -28,7 +28,13 @@ impl Gateway {
         self.in_time(self.locate_unhurried(asker, asked, revision, path)).await
     }
 
-    async fn locate_unhurried(&self, asker: &Asker, asked: &Repo, revision: &Revision, path: &RepoPath) -> Result<Located> {
+    async fn locate_unhurried(
+        &self,
+        asker: &Asker,
+        asked: &Repo,
+        revision: &Revision,
+        path: &RepoPath,
+    ) -> Result<Located> {
         let view = self.view(asker, asked, revision).await?;
         let node = self.node(asker, &view, path).await?;
         let (repo, commit) = (view.resolved.repo.clone(), view.resolved.commit);
@@ -63,11 +69,23 @@ impl Gateway {
 
     /// Opens a file, or a range of it that lies inside. `open_ended` says that the client asked for all from
     /// the range's start on, as one that resumes does.
-    pub async fn open(&self, asker: &Asker, file: &File, range: Option<Range<u64>>, open_ended: bool) -> Result<Opened> {
+    pub async fn open(
+        &self,
+        asker: &Asker,
+        file: &File,
+        range: Option<Range<u64>>,
+        open_ended: bool,
+    ) -> Result<Opened> {
         self.in_time(self.open_unhurried(asker, file, range, open_ended)).await
     }
 
-    async fn open_unhurried(&self, asker: &Asker, file: &File, range: Option<Range<u64>>, open_ended: bool) -> Result<Opened> {
+    async fn open_unhurried(
+        &self,
+        asker: &Asker,
+        file: &File,
+        range: Option<Range<u64>>,
+        open_ended: bool,
+    ) -> Result<Opened> {
         let resumes = open_ended && range.as_ref().is_some_and(|range| range.start > 0);
         let range = if resumes && self.may_be_spoiled(file).await? { None } else { range };
         let range = range.unwrap_or(0..file.size);

@@ -55,7 +55,10 @@ where
         let flight = async move {
             task.await.unwrap_or_else(|error| {
                 tracing::error!(%error, "a look-up ended without an answer");
-                Err(Error::Busy { why: "a look-up failed inside the gateway; ask again".into(), retry_after: super::RETRY })
+                Err(Error::Busy {
+                    why: "a look-up failed inside the gateway; ask again".into(),
+                    retry_after: super::RETRY,
+                })
             })
         };
         let flight = flight.boxed().shared();

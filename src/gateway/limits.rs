@@ -74,7 +74,10 @@ impl ClientLimits {
             let wait = not_yet.wait_time_from(self.clock.now());
             if waited + wait > LONGEST_DELAY {
                 return Err(Error::Busy {
-                    why: format!("{} asks for more that is not stored than limits.upstream_per_minute allows", asker.label()),
+                    why: format!(
+                        "{} asks for more that is not stored than limits.upstream_per_minute allows",
+                        asker.label()
+                    ),
                     retry_after: wait,
                 });
             }

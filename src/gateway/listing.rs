@@ -8,10 +8,7 @@ use serde_json::Value;
 use time::OffsetDateTime;
 
 use super::{
-    Asker, Error, Gateway, Listing, RepoFacts, Result,
-    commit::from_upstream,
-    refs::RefRecord,
-    snapshot::Snapshot,
+    Asker, Error, Gateway, Listing, RepoFacts, Result, commit::from_upstream, refs::RefRecord, snapshot::Snapshot,
     view::View,
 };
 use crate::{
@@ -98,7 +95,10 @@ impl Gateway {
             let piece = self.snapshots.piece(snapshot, number).await?;
             for node in &piece.nodes {
                 let path = node.path.as_str();
-                if after.is_some_and(|after| path <= after) || !node.is_listed(folder, recursive) || !is_shown(view, node) {
+                if after.is_some_and(|after| path <= after)
+                    || !node.is_listed(folder, recursive)
+                    || !is_shown(view, node)
+                {
                     // Sorted by path: once past the folder there is no more of it.
                     if below.as_ref().is_some_and(|below| path > below.as_str() && !path.starts_with(below)) {
                         return Ok((nodes, None));
@@ -116,7 +116,13 @@ impl Gateway {
     }
 
     /// Those of the paths that exist at a revision.
-    pub async fn paths_info(&self, asker: &Asker, asked: &Repo, revision: &Revision, paths: &[RepoPath]) -> Result<Listing> {
+    pub async fn paths_info(
+        &self,
+        asker: &Asker,
+        asked: &Repo,
+        revision: &Revision,
+        paths: &[RepoPath],
+    ) -> Result<Listing> {
         self.in_time(async {
             let view = self.view(asker, asked, revision).await?;
             let mut nodes = Vec::with_capacity(paths.len().min(1000));

@@ -6,8 +6,8 @@
 mod answer;
 mod commit;
 mod error;
-mod fill;
 mod files;
+mod fill;
 mod flights;
 mod grant;
 mod identity;

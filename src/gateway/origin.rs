@@ -20,7 +20,11 @@ impl HubFile {
 
 #[async_trait]
 impl Origin for HubFile {
-    async fn open(&self, range: Range<u64>, total: u64) -> upstream::Result<BoxStream<'static, upstream::Result<Bytes>>> {
+    async fn open(
+        &self,
+        range: Range<u64>,
+        total: u64,
+    ) -> upstream::Result<BoxStream<'static, upstream::Result<Bytes>>> {
         let open_ended = range.end == total;
         Ok(self.0.open(range, total, open_ended).await?.boxed())
     }

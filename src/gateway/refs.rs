@@ -51,7 +51,10 @@ pub(crate) struct Refs {
 impl Refs {
     /// Keeps records in memory for `ttl`; another replica may have looked since.
     pub(crate) fn new(store: Arc<dyn Store>, ttl: Duration) -> Self {
-        Self { store, held: Cache::builder().max_capacity(50_000).time_to_live(ttl.max(Duration::from_secs(1))).build() }
+        Self {
+            store,
+            held: Cache::builder().max_capacity(50_000).time_to_live(ttl.max(Duration::from_secs(1))).build(),
+        }
     }
 
     /// The newest look that is known.

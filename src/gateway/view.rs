@@ -107,9 +107,15 @@ impl Gateway {
         today: Date,
     ) -> Result<Verdict> {
         let facts = known.facts();
-        let identity = |of: &super::identity::Identity| policy::Identity { id: of.upstream_id.clone(), author: of.author.clone() };
+        let identity =
+            |of: &super::identity::Identity| policy::Identity { id: of.upstream_id.clone(), author: of.author.clone() };
         let text = |field: &str| facts.info.get(field).and_then(|value| value.as_str()).map(ToOwned::to_owned);
-        let flag = |field: &str| facts.info.get(field).is_some_and(|value| !matches!(value, serde_json::Value::Bool(false) | serde_json::Value::Null));
+        let flag = |field: &str| {
+            facts
+                .info
+                .get(field)
+                .is_some_and(|value| !matches!(value, serde_json::Value::Bool(false) | serde_json::Value::Null))
+        };
         let first_seen = self.identities.of(&resolved.repo).await?;
         let facts = policy::RepoFacts {
             canonical: resolved.repo.clone(),
@@ -257,7 +263,11 @@ impl Gateway {
         }
         self.limits.admit(asker).await?;
         let failed = |error| from_upstream(error, repo, &commit.into());
-        let entries = self.upstream.paths_info(repo, commit, std::slice::from_ref(path), asker.purpose()).await.map_err(failed)?;
+        let entries = self
+            .upstream
+            .paths_info(repo, commit, std::slice::from_ref(path), asker.purpose())
+            .await
+            .map_err(failed)?;
         let entry: TreeEntry = entries.into_iter().find(|entry| &entry.path == path).ok_or_else(not_found)?;
         let node = entry.into_node().map_err(|masked| Error::Insane(format!("{repo}@{commit}: {masked}")))?;
         self.nodes.insert(name, node.clone()).await;

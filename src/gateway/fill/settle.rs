@@ -102,12 +102,13 @@ impl Fill {
             let upto = self.prefix_beyond(at).await.min(at + HASH_STEP);
             let file = self.file.clone();
             let step = move || hashers.update_from(&file, at, upto).map(|()| hashers);
-            hashers = tokio::task::spawn_blocking(step).await.map_err(std::io::Error::other).and_then(|step| step).map_err(
-                |error| {
-                    let kind = store::ErrorKind::Other(format!("reading a staging file: {error}"));
-                    FillEnd::Store(Arc::new(store::Error { kind, key: None, source: None }))
-                },
-            )?;
+            hashers =
+                tokio::task::spawn_blocking(step).await.map_err(std::io::Error::other).and_then(|step| step).map_err(
+                    |error| {
+                        let kind = store::ErrorKind::Other(format!("reading a staging file: {error}"));
+                        FillEnd::Store(Arc::new(store::Error { kind, key: None, source: None }))
+                    },
+                )?;
             at = upto;
             self.change(|state| state.progress.hashed(at));
         }

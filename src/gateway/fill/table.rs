@@ -87,9 +87,10 @@ impl Fills {
             BlobId::Git(_) => None,
         };
         let stage = self.store.stage(order.size, announced).await.map_err(|error| match &error.kind {
-            store::ErrorKind::Full(limit) => {
-                Error::Busy { why: format!("no room for another transfer: {limit}"), retry_after: Duration::from_secs(10) }
-            }
+            store::ErrorKind::Full(limit) => Error::Busy {
+                why: format!("no room for another transfer: {limit}"),
+                retry_after: Duration::from_secs(10),
+            },
             _ => error.into(),
         })?;
         // Somebody may have begun the same fill while the stage was made; then ours is dropped unused.
@@ -97,8 +98,9 @@ impl Fills {
             Ok(joined) => return Ok(joined),
             Err(order) => order,
         };
-        let nothing_unverified =
-            order.verified_only || order.size <= self.config.verify_first.as_u64() || matches!(order.blob, BlobId::Git(_));
+        let nothing_unverified = order.verified_only
+            || order.size <= self.config.verify_first.as_u64()
+            || matches!(order.blob, BlobId::Git(_));
         let fill = Arc::new(Fill {
             key: order.key.clone(),
             blob: order.blob,
@@ -149,7 +151,10 @@ impl Fills {
             return Err(busy(format!("{} transfers are under way (fill.max_live)", live.len())));
         }
         if live.values().filter(|fill| fill.asked_by == order.asked_by).count() >= self.config.per_client {
-            return Err(busy(format!("{} has {} transfers under way (fill.per_client)", order.asked_by, self.config.per_client)));
+            return Err(busy(format!(
+                "{} has {} transfers under way (fill.per_client)",
+                order.asked_by, self.config.per_client
+            )));
         }
         Ok(Err(order))
     }

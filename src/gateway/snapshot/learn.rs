@@ -102,7 +102,13 @@ mod tests {
     use super::*;
 
     fn file(path: &str) -> TreeNode {
-        TreeNode { path: path.parse().unwrap(), size: 1, oid: "1".repeat(40).parse().unwrap(), lfs: None, folder: false }
+        TreeNode {
+            path: path.parse().unwrap(),
+            size: 1,
+            oid: "1".repeat(40).parse().unwrap(),
+            lfs: None,
+            folder: false,
+        }
     }
 
     fn folder(path: &str) -> TreeNode {

@@ -75,7 +75,9 @@ impl Snapshots {
             return Ok(Some(snapshot));
         }
         // The facts are written last: with them, all is there.
-        let Some(facts) = self.read::<Facts>(&Key::snapshot(repo, commit, "facts.json")).await? else { return Ok(None) };
+        let Some(facts) = self.read::<Facts>(&Key::snapshot(repo, commit, "facts.json")).await? else {
+            return Ok(None);
+        };
         let Some(index) = self.read::<TreeIndex>(&Key::snapshot(repo, commit, "tree.json")).await? else {
             return Err(corrupt(Key::snapshot(repo, commit, "tree.json"), "missing although facts.json is there"));
         };
