@@ -22,15 +22,15 @@ const MAX_HISTORIES: usize = 20;
 
 /// A commit that the asker's revision means.
 #[derive(Debug, Clone)]
-pub(super) struct Resolved {
+pub struct Resolved {
     /// The repo under its canonical name.
-    pub(super) repo: Repo,
+    pub repo: Repo,
     /// The commit.
-    pub(super) commit: Commit,
+    pub commit: Commit,
     /// The revision that led here.
-    pub(super) revision: Revision,
+    pub revision: Revision,
     /// Whether upstream could not be asked and an older look answers.
-    pub(super) stale: bool,
+    pub stale: bool,
 }
 
 /// A look at a revision upstream.

@@ -95,7 +95,7 @@ impl Gateway {
             }
             let fill = match self.fills.join(self.order(asker, file)).await? {
                 Joined::Begun(fill) => (fill, Cached::Fill),
-                Joined::Joined(fill) => (fill, Cached::Joined),
+                Joined::Live(fill) => (fill, Cached::Joined),
                 Joined::Ending(fill) => match fill.ended().await {
                     FillEnd::Stored(_) => continue,
                     end => return Err(end.into_error()),

@@ -45,7 +45,7 @@ pub(crate) struct Identities {
 
 impl Identities {
     pub(crate) fn new(store: Arc<dyn Store>) -> Self {
-        let known = Cache::builder().max_capacity(50_000).time_to_live(Duration::from_secs(600)).build();
+        let known = Cache::builder().max_capacity(50_000).time_to_live(Duration::from_mins(10)).build();
         Self { store, known }
     }
 

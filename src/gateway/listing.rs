@@ -12,7 +12,7 @@ use super::{
     view::View,
 };
 use crate::{
-    hub::{Commit, CommitInfo, ListQuery, RefInfo, Refs, Repo, RepoKind, RepoPath, Revision, TreeNode},
+    hub::{Commit, CommitInfo, ListQuery, RefInfo, Refs, Repo, RepoKind, RepoPath, Revision, TreeNode, TreeQuery},
     policy::Rule,
     store::Prefix,
 };
@@ -25,7 +25,7 @@ const PAGE_NODES: usize = 10_000;
 const MAX_SIBLINGS: usize = 50_000;
 
 /// How long refs and commits from upstream are held.
-pub(super) const REFS_TTL: Duration = Duration::from_secs(60);
+pub(super) const REFS_TTL: Duration = Duration::from_mins(1);
 
 impl Gateway {
     /// A repo's facts at a revision; its default branch if none is named.
@@ -56,9 +56,7 @@ impl Gateway {
         asked: &Repo,
         revision: &Revision,
         folder: Option<&RepoPath>,
-        recursive: bool,
-        limit: Option<usize>,
-        cursor: Option<&str>,
+        query: &TreeQuery,
     ) -> Result<Listing> {
         self.in_time(async {
             let view = self.view(asker, asked, revision).await?;
@@ -71,8 +69,7 @@ impl Gateway {
                     return Err(Error::EntryNotFound { repo, commit });
                 }
             }
-            let limit = limit.unwrap_or(PAGE_NODES).clamp(1, PAGE_NODES);
-            let (nodes, next) = self.page(&view, &snapshot, folder, recursive, limit, cursor).await?;
+            let (nodes, next) = self.page(&view, &snapshot, folder, query).await?;
             Ok(Listing { repo, commit, nodes, next, warning: view.grant.warning.clone() })
         })
         .await
@@ -83,10 +80,10 @@ impl Gateway {
         view: &View,
         snapshot: &Snapshot,
         folder: Option<&RepoPath>,
-        recursive: bool,
-        limit: usize,
-        after: Option<&str>,
+        query: &TreeQuery,
     ) -> Result<(Vec<TreeNode>, Option<String>)> {
+        let (after, recursive) = (query.cursor.as_deref(), query.recursive);
+        let limit = query.limit.map_or(PAGE_NODES, |limit| (limit as usize).clamp(1, PAGE_NODES));
         let from = after.and_then(|path| path.parse::<RepoPath>().ok());
         let start = from.as_ref().or(folder).and_then(|path| snapshot.index.piece_of(path)).unwrap_or(0);
         let below = folder.map(|folder| format!("{folder}/"));
@@ -164,18 +161,17 @@ impl Gateway {
             if let Some(commits) = self.commit_lists.get(&name).await {
                 return Ok((commit, (*commits).clone()));
             }
-            let found = match self.upstream_is_out() {
-                true => None,
-                false => {
-                    self.limits.admit(asker).await?;
-                    match self.upstream.commits(repo, &commit.into(), asker.purpose()).next().await.transpose() {
-                        Ok(commits) => commits,
-                        Err(error) if error.is_outage() => {
-                            self.note_outage(Some(&error));
-                            None
-                        }
-                        Err(error) => return Err(from_upstream(error, repo, &commit.into())),
+            let found = if self.upstream_is_out() {
+                None
+            } else {
+                self.limits.admit(asker).await?;
+                match self.upstream.commits(repo, &commit.into(), asker.purpose()).next().await.transpose() {
+                    Ok(commits) => commits,
+                    Err(error) if error.is_outage() => {
+                        self.note_outage(Some(&error));
+                        None
                     }
+                    Err(error) => return Err(from_upstream(error, repo, &commit.into())),
                 }
             };
             let Some(commits) = found else {

@@ -6,6 +6,7 @@
 mod answer;
 mod commit;
 mod error;
+mod explain;
 mod files;
 mod fill;
 mod flights;
@@ -30,6 +31,7 @@ use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 pub use answer::{Asker, Body, BodyError, Cached, File, Listing, Located, Opened, RepoFacts};
+pub use commit::Resolved;
 pub use error::{Error, Refusal};
 pub use fill::FillConfig;
 pub use limits::{ClientLimits, LimitsConfig};
@@ -64,7 +66,7 @@ const OUTAGE_MEMORY: Duration = Duration::from_secs(10);
 const UNKNOWN_TTL: Duration = Duration::from_secs(30);
 
 /// How long facts that are not stored (of a repo that was refused, of a tree that is on its way) are kept.
-const FRESH_TTL: Duration = Duration::from_secs(600);
+const FRESH_TTL: Duration = Duration::from_mins(10);
 
 /// What snapshots may take of memory, in bytes.
 const SNAPSHOT_MEMORY_BYTES: u64 = 48 * 1024 * 1024;

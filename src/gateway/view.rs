@@ -106,27 +106,7 @@ impl Gateway {
         known: &Known,
         today: Date,
     ) -> Result<Verdict> {
-        let facts = known.facts();
-        let identity =
-            |of: &super::identity::Identity| policy::Identity { id: of.upstream_id.clone(), author: of.author.clone() };
-        let text = |field: &str| facts.info.get(field).and_then(|value| value.as_str()).map(ToOwned::to_owned);
-        let flag = |field: &str| {
-            facts
-                .info
-                .get(field)
-                .is_some_and(|value| !matches!(value, serde_json::Value::Bool(false) | serde_json::Value::Null))
-        };
-        let first_seen = self.identities.of(&resolved.repo).await?;
-        let facts = policy::RepoFacts {
-            canonical: resolved.repo.clone(),
-            commit: resolved.commit,
-            identity: policy::Identity { id: text("_id"), author: text("author") },
-            first_seen: first_seen.as_deref().map(identity),
-            gated: flag("gated"),
-            private: flag("private"),
-            disabled: flag("disabled"),
-            license: LicenseClaims::read(facts.front_matter.as_deref().map(str::as_bytes), &facts.info),
-        };
+        let facts = self.policy_facts(resolved, known.facts()).await?;
         let approved = match policy.decide_facts(rule, asked, &facts, today) {
             Ok(approved) => approved,
             Err(denial) => return Ok(Err(denial)),
@@ -145,6 +125,30 @@ impl Gateway {
         Ok(Ok(Arc::new(Grant { approved, policy, upstream_id, revision, warning })))
     }
 
+    /// Upstream's facts as policy asks for them.
+    pub(super) async fn policy_facts(&self, resolved: &Resolved, facts: &Facts) -> Result<policy::RepoFacts> {
+        let identity =
+            |of: &super::identity::Identity| policy::Identity { id: of.upstream_id.clone(), author: of.author.clone() };
+        let text = |field: &str| facts.info.get(field).and_then(|value| value.as_str()).map(ToOwned::to_owned);
+        let flag = |field: &str| {
+            facts
+                .info
+                .get(field)
+                .is_some_and(|value| !matches!(value, serde_json::Value::Bool(false) | serde_json::Value::Null))
+        };
+        let first_seen = self.identities.of(&resolved.repo).await?;
+        Ok(policy::RepoFacts {
+            canonical: resolved.repo.clone(),
+            commit: resolved.commit,
+            identity: policy::Identity { id: text("_id"), author: text("author") },
+            first_seen: first_seen.as_deref().map(identity),
+            gated: flag("gated"),
+            private: flag("private"),
+            disabled: flag("disabled"),
+            license: LicenseClaims::read(facts.front_matter.as_deref().map(str::as_bytes), &facts.info),
+        })
+    }
+
     async fn all_files(&self, snapshot: &Snapshot) -> Result<Vec<RepoPath>> {
         let mut files = Vec::with_capacity(snapshot.index.files);
         for number in 0..snapshot.index.pieces() {
@@ -155,7 +159,7 @@ impl Gateway {
     }
 
     /// The snapshot, or the facts of a commit that has none yet.
-    async fn known(&self, asker: &Asker, resolved: &Resolved) -> Result<Known> {
+    pub(super) async fn known(&self, asker: &Asker, resolved: &Resolved) -> Result<Known> {
         let (repo, commit) = (&resolved.repo, resolved.commit);
         if let Some(snapshot) = self.snapshots.find(repo, commit).await? {
             return Ok(Known::Whole(snapshot));
@@ -180,7 +184,7 @@ impl Gateway {
         self.infos.insert((look.repo.clone(), look.commit), Arc::new(look.info.clone())).await;
     }
 
-    async fn learn_facts(self, repo: Repo, commit: Commit, purpose: Purpose) -> Result<Arc<Fresh>> {
+    pub(super) async fn learn_facts(self, repo: Repo, commit: Commit, purpose: Purpose) -> Result<Arc<Fresh>> {
         let name = (repo.clone(), commit);
         let failed = |error| from_upstream(error, &repo, &commit.into());
         let info = match self.infos.get(&name).await {
@@ -224,7 +228,7 @@ impl Gateway {
         self.tree_flights.join(name, work).await
     }
 
-    async fn learn_tree(self, fresh: Arc<Fresh>, purpose: Purpose) -> Result<Arc<Snapshot>> {
+    pub(super) async fn learn_tree(self, fresh: Arc<Fresh>, purpose: Purpose) -> Result<Arc<Snapshot>> {
         let (repo, commit) = (&fresh.facts.repo, fresh.facts.commit);
         let pages = self.upstream.tree(repo, commit, purpose);
         match gather(repo, commit, pages, fresh.siblings.as_deref()).await {

@@ -44,10 +44,10 @@ pub(crate) use taint::is_tainted;
 pub use table::FillConfig;
 
 /// How long a fill goes on with nobody reading before its origin connection is dropped.
-const PAUSE_AFTER: Duration = Duration::from_secs(60);
+const PAUSE_AFTER: Duration = Duration::from_mins(1);
 
 /// How long a paused fill keeps its ranges.
-const DROP_AFTER: Duration = Duration::from_secs(30 * 60);
+const DROP_AFTER: Duration = Duration::from_mins(30);
 
 /// Where a fill's bytes come from.
 #[async_trait]

@@ -43,7 +43,7 @@ impl Default for FillConfig {
 
 /// The wait after the first mismatch of a digest; it doubles with each up to [`MAX_SLOW`].
 const FIRST_SLOW: Duration = Duration::from_secs(5);
-const MAX_SLOW: Duration = Duration::from_secs(300);
+const MAX_SLOW: Duration = Duration::from_mins(5);
 
 /// How many digests with mismatches are remembered.
 const MAX_MISMATCHES: usize = 10_000;
@@ -63,7 +63,7 @@ pub(crate) enum Joined {
     /// A fill was begun.
     Begun(Arc<Fill>),
     /// One is under way, and will record our file too.
-    Joined(Arc<Fill>),
+    Live(Arc<Fill>),
     /// One has just ended or is about to: wait for it and look in the store again.
     Ending(Arc<Fill>),
 }
@@ -125,7 +125,7 @@ impl Fills {
         self.tasks.spawn(async move {
             run.clone().run(stage, table.manifest.clone()).await;
             table.live().remove(&key);
-            table.remember_end(key, run.end());
+            table.remember_end(key, run.end().as_ref());
         });
         Ok(Joined::Begun(fill))
     }
@@ -144,7 +144,7 @@ impl Fills {
                 }
                 None => false,
             });
-            return Ok(Ok(if joined { Joined::Joined(fill) } else { Joined::Ending(fill) }));
+            return Ok(Ok(if joined { Joined::Live(fill) } else { Joined::Ending(fill) }));
         }
         let busy = |why: String| Error::Busy { why, retry_after: Duration::from_secs(5) };
         if live.len() >= self.config.max_live {
@@ -180,7 +180,7 @@ impl Fills {
         }
     }
 
-    fn remember_end(&self, key: FillKey, end: Option<FillEnd>) {
+    fn remember_end(&self, key: FillKey, end: Option<&FillEnd>) {
         let mut mismatches = self.mismatches.lock().unwrap_or_else(PoisonError::into_inner);
         match end {
             Some(FillEnd::Rejected(_)) => {

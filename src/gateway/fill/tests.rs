@@ -151,7 +151,7 @@ impl Bench {
 
     async fn begin(&self) -> Arc<Fill> {
         match self.fills.join(self.order()).await.unwrap() {
-            Joined::Begun(fill) | Joined::Joined(fill) | Joined::Ending(fill) => fill,
+            Joined::Begun(fill) | Joined::Live(fill) | Joined::Ending(fill) => fill,
         }
     }
 
@@ -324,7 +324,7 @@ async fn all_who_joined_are_recorded_before_the_last_byte_goes_out() {
     let sha256 = bench.sha256();
     let fill = bench.begin().await;
     let second = bench.order_for(BlobId::Sha256(sha256), FillKey::Sha256(sha256), "b.bin");
-    assert!(matches!(bench.fills.join(second).await.unwrap(), Joined::Joined(_)));
+    assert!(matches!(bench.fills.join(second).await.unwrap(), Joined::Live(_)));
     gate.add_permits(1000);
     let (_, broke) = read(reader(&fill, 0..10 * MIB as u64, Reading::Sequential)).await;
     assert!(!broke);
@@ -350,7 +350,7 @@ async fn limits_on_live_fills_answer_busy() {
     let other = Sha256::of(b"other");
     let order = bench.order_for(BlobId::Sha256(other), FillKey::Sha256(other), "b.bin");
     assert!(matches!(bench.fills.join(order).await, Err(Error::Busy { .. })));
-    assert!(matches!(bench.fills.join(bench.order()).await, Ok(Joined::Joined(_))), "joining is always possible");
+    assert!(matches!(bench.fills.join(bench.order()).await, Ok(Joined::Live(_))), "joining is always possible");
 }
 
 #[tokio::test(start_paused = true)]
