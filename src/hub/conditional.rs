@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn a_if_range_holds_only_for_the_same_content() {
+    fn a_range_counts_only_for_the_same_content() {
         assert!(if_range_holds(None, &etag()));
         assert!(if_range_holds(Some(&format!("\"{OID}\"")), &etag()));
         for other in [format!("W/\"{OID}\""), "\"x\"".into(), "Tue, 24 Nov 2026 06:00:00 GMT".into(), "*".into()] {

@@ -203,6 +203,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
         #[test]
         fn a_part_is_never_empty_and_never_past_the_end(first: u64, last: u64, length: u64, size: u64) {
             let bounded = ByteRange::Bounded { first: first.min(last), last: first.max(last) };
