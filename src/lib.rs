@@ -1,6 +1,10 @@
 //! hubgate: a read-through caching gateway for the Hugging Face Hub that can prove what it served.
 
+pub mod app;
+pub mod cli;
+pub mod config;
 pub mod gateway;
+pub mod http;
 pub mod hub;
 pub mod manifest;
 pub mod policy;

@@ -1,1 +1,5 @@
-fn main() {}
+//! The `hubgate` program. Everything is in the library.
+
+fn main() -> std::process::ExitCode {
+    hubgate::cli::run()
+}

@@ -210,7 +210,10 @@ mod tests {
         assert_eq!(client("[::ffff:10.0.0.1]"), "203.0.113.9");
         let odd = headers(&[("x-forwarded-for", "203.0.113.9, unknown, 10.1.2.3:99")]);
         assert_eq!(trusting.client(peer("10.0.0.1"), &odd).to_string(), "10.1.2.3");
-        assert_eq!(trusting.client(peer("[fd00::1]"), &headers(&[("x-forwarded-for", "[2001:db8::7]:5")])).to_string(), "2001:db8::7");
+        assert_eq!(
+            trusting.client(peer("[fd00::1]"), &headers(&[("x-forwarded-for", "[2001:db8::7]:5")])).to_string(),
+            "2001:db8::7"
+        );
     }
 
     #[test]
@@ -247,7 +250,9 @@ mod tests {
 
     #[test]
     fn bad_values_are_named_with_their_key() {
-        for bad in ["hub.example.com", "ftp://h", "https://", "https://h/?a", "https://u@h", "https://h/-/x", "https://h/a//b"] {
+        for bad in
+            ["hub.example.com", "ftp://h", "https://", "https://h/?a", "https://u@h", "https://h/-/x", "https://h/a//b"]
+        {
             let error = addresses(Some(bad), &[]).unwrap_err().to_string();
             assert!(error.starts_with("server.public_url: "), "{error}");
         }

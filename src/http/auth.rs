@@ -28,11 +28,33 @@ impl Default for AuthConfig {
     }
 }
 
+impl AuthConfig {
+    /// What can't be meant.
+    ///
+    /// # Errors
+    /// Names the key, the value and the remedy.
+    pub fn check(&self) -> Result<(), String> {
+        let mut names: Vec<&str> = self.clients.iter().map(|client| &*client.name).collect();
+        names.sort_unstable();
+        if let Some(twice) = names.windows(2).find(|pair| pair[0] == pair[1]) {
+            return Err(format!("auth.clients: {:?} stands there twice: give each client a name of its own", twice[0]));
+        }
+        if names.iter().any(|name| name.is_empty() || !name.bytes().all(|byte| byte.is_ascii_graphic())) {
+            return Err("auth.clients: a name is printable ASCII without blanks, since it stands in logs".into());
+        }
+        if !self.anonymous && self.clients.is_empty() {
+            return Err("auth.anonymous: false serves nobody while auth.clients is empty: name the clients".into());
+        }
+        Ok(())
+    }
+}
+
 /// A client's token.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct KnownClient {
     /// The name that logs and the manifest show.
+    #[serde(deserialize_with = "shared")]
     pub name: Arc<str>,
     /// sha256 of the token, in hex: `printf %s "$TOKEN" | sha256sum`.
     pub token_sha256: Sha256,
@@ -43,12 +65,17 @@ pub struct KnownClient {
 #[serde(deny_unknown_fields)]
 pub struct KnownAdmin {
     /// The name that the audit shows.
+    #[serde(deserialize_with = "shared")]
     pub name: Arc<str>,
     /// sha256 of the token, in hex.
     pub token_sha256: Sha256,
     /// What it may do.
     #[serde(default)]
     pub scopes: Vec<String>,
+}
+
+fn shared<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Arc<str>, D::Error> {
+    String::deserialize(deserializer).map(Into::into)
 }
 
 /// The tokens, ready to be compared.
@@ -110,7 +137,8 @@ mod tests {
     use super::*;
 
     fn caller(anonymous: bool, authorization: Option<&str>) -> Caller {
-        let client = |name: &str, token: &str| KnownClient { name: name.into(), token_sha256: Sha256::of(token.as_bytes()) };
+        let client =
+            |name: &str, token: &str| KnownClient { name: name.into(), token_sha256: Sha256::of(token.as_bytes()) };
         let clients = vec![client("ci", "hg_one"), client("lab", "hg_two")];
         let auth = Auth::new(&AuthConfig { clients, admins: Vec::new(), anonymous });
         let mut headers = HeaderMap::new();

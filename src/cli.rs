@@ -1,0 +1,202 @@
+//! The command line: what each command reads, prints and returns.
+//!
+//! Exit codes: 0 fine, 1 the thing failed, 2 usage or configuration. Results go to standard output, logs and
+//! complaints to standard error. `anyhow` ends here.
+
+mod healthcheck;
+mod manifest;
+mod policy;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use anyhow::Context as _;
+use clap::{Args, Parser, Subcommand};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    app::{App, Core, StartError, stop_on_signals},
+    config::{self, ConfigError, Loaded, Sources},
+    policy::{LoadError, PolicyHandle},
+    server,
+    telemetry::{self, LogConfig},
+    upstream::Upstream,
+};
+
+/// A read-through caching gateway for the Hugging Face Hub that can prove what it served.
+#[derive(Debug, Parser)]
+#[command(name = "hubgate", version, propagate_version = true)]
+struct Cli {
+    #[command(flatten)]
+    sources: SourceArgs,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Args)]
+struct SourceArgs {
+    /// The configuration file; without it ./config.toml, if there is one.
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Sets one key, above file and environment: --set upstream.offline=true.
+    #[arg(long = "set", global = true, value_name = "KEY=VALUE", value_parser = pair)]
+    set: Vec<(String, String)>,
+}
+
+fn pair(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("write section.key=value")?;
+    Ok((key.trim().to_owned(), value.trim().to_owned()))
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serves the Hub's read path.
+    Serve(ServeArgs),
+    /// Says what the configuration comes to, and whether it can be used. Asks nobody.
+    CheckConfig,
+    /// Asks the gateway on this machine whether it lives; for containers.
+    Healthcheck(healthcheck::HealthcheckArgs),
+    /// What may come in, and why.
+    #[command(subcommand)]
+    Policy(policy::PolicyCommand),
+    /// What came in.
+    #[command(subcommand)]
+    Manifest(manifest::ManifestCommand),
+}
+
+#[derive(Debug, Args)]
+struct ServeArgs {
+    /// host:port of the public listener; the same as --set server.listen=...
+    #[arg(long, value_name = "HOST:PORT")]
+    listen: Option<String>,
+}
+
+/// Why a command did not do what was asked.
+#[derive(Debug)]
+enum Failure {
+    /// Exit code 2.
+    Setup(String),
+    /// Exit code 1.
+    Failed(anyhow::Error),
+    /// Exit code 1; what there is to say has been printed.
+    Said,
+}
+
+impl From<ConfigError> for Failure {
+    fn from(error: ConfigError) -> Self {
+        Self::Setup(error.to_string())
+    }
+}
+
+impl From<LoadError> for Failure {
+    fn from(error: LoadError) -> Self {
+        Self::Setup(error.to_string())
+    }
+}
+
+impl From<StartError> for Failure {
+    fn from(error: StartError) -> Self {
+        match error {
+            StartError::Misconfigured(problem) => Self::Setup(problem),
+            StartError::Failed(error) => Self::Failed(error.into()),
+        }
+    }
+}
+
+impl<E: Into<anyhow::Error>> From<Wrapped<E>> for Failure {
+    fn from(Wrapped(error): Wrapped<E>) -> Self {
+        Self::Failed(error.into())
+    }
+}
+
+/// An error that is none of the above; `?` alone could not tell them apart.
+struct Wrapped<E>(E);
+
+type Done = Result<(), Failure>;
+
+/// Runs the program.
+pub fn run() -> ExitCode {
+    match Cli::parse().run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure::Setup(problems)) => {
+            for problem in problems.lines() {
+                eprintln!("hubgate: {problem}");
+            }
+            ExitCode::from(2)
+        }
+        Err(Failure::Failed(error)) => {
+            eprintln!("hubgate: {error:#}");
+            ExitCode::FAILURE
+        }
+        Err(Failure::Said) => ExitCode::FAILURE,
+    }
+}
+
+impl Cli {
+    fn run(self) -> Done {
+        let mut flags = self.sources.set;
+        if let Command::Serve(ServeArgs { listen: Some(listen) }) = &self.command {
+            flags.push(("server.listen".into(), listen.clone()));
+        }
+        let loaded = config::load(&Sources::of_process(self.sources.config, flags))?;
+        match self.command {
+            Command::Serve(_) => serve(&loaded),
+            Command::CheckConfig => check_config(&loaded),
+            Command::Healthcheck(args) => healthcheck::run(&loaded, &args),
+            Command::Policy(command) => policy::run(&loaded, &command),
+            Command::Manifest(command) => manifest::run(&loaded, &command),
+        }
+    }
+}
+
+fn serve(loaded: &Loaded) -> Done {
+    let telemetry = telemetry::init(&loaded.config.log).map_err(|error| Failure::Setup(error.to_string()))?;
+    server::raise_open_files();
+    runtime()?.block_on(async {
+        let stop = CancellationToken::new();
+        let signals = stop_on_signals(stop.clone()).map_err(Wrapped)?;
+        let app = App::build(loaded, telemetry.access.clone()).await?;
+        let helpers = tokio_util::task::TaskTracker::new();
+        let signals = helpers.spawn(signals);
+        helpers.spawn(telemetry.report_dropped(stop.clone()));
+        let outcome = app.run(stop).await;
+        signals.abort();
+        Ok(outcome?)
+    })
+}
+
+fn check_config(loaded: &Loaded) -> Done {
+    print!("{}", loaded.effective());
+    // What only the modules themselves can say of their sections.
+    Upstream::new(&loaded.config.upstream, loaded.proxy_env.clone())
+        .map_err(|error| Failure::Setup(error.to_string()))?;
+    PolicyHandle::open(&loaded.config.policy.dir, loaded.lists.clone())?;
+    eprintln!("hubgate: the configuration can be used; `hubgate serve` also asks the store");
+    Ok(())
+}
+
+/// For commands that do their work and end: complaints on standard error, no access lines.
+fn quiet_logs(loaded: &Loaded) -> Result<telemetry::Telemetry, Failure> {
+    let log = LogConfig { filter: "warn".into(), ..loaded.config.log.clone() };
+    telemetry::init(&log).map_err(|error| Failure::Setup(error.to_string()))
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    runtime.context("can't start the runtime").map_err(Failure::Failed)
+}
+
+/// Runs work that needs the store, the policy or upstream, and takes them down after it.
+fn with_core<F>(loaded: &Loaded, work: impl FnOnce(std::sync::Arc<Core>) -> F) -> Done
+where
+    F: Future<Output = Done>,
+{
+    let _logs = quiet_logs(loaded)?;
+    runtime()?.block_on(async {
+        let core = std::sync::Arc::new(Core::build(loaded).await?);
+        let outcome = work(core.clone()).await;
+        if let Some(core) = std::sync::Arc::into_inner(core) {
+            core.stop(tokio::time::Instant::now() + loaded.config.server.drain_timeout).await;
+        }
+        outcome
+    })
+}

@@ -1,0 +1,399 @@
+//! The one table from errors to what clients see: status, `X-Error-Code`, text, headers; and what the log
+//! says. Causes, store keys, hosts and tokens never reach a client.
+//!
+//! The codes are those that clients test for (PROTOCOL 5.2). No error of the origin's side ever becomes a 404:
+//! a client would remember it as "there is no such file".
+
+use std::{any::Any, fmt::Write as _, time::Duration};
+
+use http::{HeaderValue, Response, StatusCode, header, request::Parts};
+use serde_json::json;
+use tracing::{error, warn};
+
+use super::{
+    Ask, Payload, Shared,
+    layers::{Outcome, Visit},
+};
+use crate::{
+    gateway::{Error, Refusal},
+    hub::{ClientKind, Commit, RouteError},
+    policy::RefusalForm,
+    store, upstream,
+};
+
+/// Longest text in a header; longer ones are cut. Some clients and proxies stop at 8 KiB for all headers.
+const LONGEST_MESSAGE: usize = 1000;
+/// When to come back, where nothing better is known.
+const COME_BACK: Duration = Duration::from_secs(5);
+/// The Hub's own sentence for a repo that isn't there for this caller.
+const NO_REPO: &str = "Repository not found";
+
+/// How errors look to this client on this route.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Form {
+    /// `policy.refusal`.
+    pub(super) refusal: RefusalForm,
+    /// Which client asks.
+    pub(super) client: ClientKind,
+    /// Whether this is below `/api`: errors are JSON there, text elsewhere.
+    pub(super) api: bool,
+    /// Whether this is a GET; clients retry other errors on it than on HEAD.
+    pub(super) get: bool,
+}
+
+impl Shared {
+    pub(super) fn form(&self, parts: &Parts) -> Form {
+        let agent = parts.headers.get(header::USER_AGENT).and_then(|agent| agent.to_str().ok());
+        Form {
+            refusal: self.refusal,
+            client: ClientKind::of(agent),
+            api: super::hub::is_api(self.addresses.inside(parts.uri.path())),
+            get: parts.method == http::Method::GET,
+        }
+    }
+}
+
+/// What a client sees of an error.
+#[derive(Debug)]
+struct Face {
+    status: StatusCode,
+    code: Option<&'static str>,
+    message: String,
+    commit: Option<Commit>,
+    retry_after: Option<Duration>,
+    refusal: Option<Refusal>,
+}
+
+impl Face {
+    fn new(status: StatusCode, message: impl Into<String>) -> Self {
+        Self { status, code: None, message: message.into(), commit: None, retry_after: None, refusal: None }
+    }
+
+    fn code(mut self, code: &'static str) -> Self {
+        self.code = Some(code);
+        self
+    }
+
+    /// Worth trying again.
+    fn later(mut self, after: Duration) -> Self {
+        self.retry_after = Some(after);
+        self
+    }
+
+    /// A no that the client's own terminal must explain (DESIGN section 6).
+    fn refused(refusal: Refusal, form: &Form) -> Self {
+        let mut face = Self::new(StatusCode::FORBIDDEN, refusal.text.clone());
+        let gated = match form.refusal {
+            RefusalForm::Auto => form.client.shows_gated_reason(),
+            RefusalForm::Gated => true,
+            RefusalForm::Plain => false,
+        };
+        face.code = gated.then_some("GatedRepo");
+        face.refusal = Some(refusal);
+        face
+    }
+}
+
+/// Answers an error of the gateway's, and logs what operators must know.
+pub(super) fn answer(error: Error, form: &Form, visit: &mut Visit) -> Response<Payload> {
+    log(&error, visit);
+    let face = face(error, form);
+    if face.refusal.is_some() {
+        visit.outcome = Outcome::Denied;
+    }
+    visit.reason = Some(face.message.clone());
+    face.respond(form.api)
+}
+
+fn face(error: Error, form: &Form) -> Face {
+    match error {
+        Error::Denied(refusal) => Face::refused(refusal, form),
+        // No X-Repo-Commit: with it, Python remembers "no such file" for ever.
+        Error::Hidden { refusal, .. } => {
+            let mut face = Face::new(StatusCode::NOT_FOUND, refusal.text.clone()).code("EntryNotFound");
+            face.refusal = Some(refusal);
+            face
+        }
+        Error::RepoNotFound(_) => Face::new(StatusCode::NOT_FOUND, NO_REPO).code("RepoNotFound"),
+        Error::RevisionNotFound { revision, .. } => {
+            Face::new(StatusCode::NOT_FOUND, format!("Invalid rev id: {revision}")).code("RevisionNotFound")
+        }
+        Error::EntryNotFound { commit, .. } => {
+            let mut face = Face::new(StatusCode::NOT_FOUND, "Entry not found").code("EntryNotFound");
+            face.commit = Some(commit);
+            face
+        }
+        // A refusal in form: any other status hides the reason from most clients (PROTOCOL 5.3).
+        error @ Error::NeverFits { .. } => {
+            Face::refused(Refusal { text: format!("hubgate: {error}"), rule: None }, form)
+        }
+        Error::Upstream(error) => upstream_face(&error, form),
+        Error::Store(error) => store_face(&error.kind, form),
+        Error::Manifest(_) => busy("hubgate cannot use its manifest for now".into(), COME_BACK, form),
+        Error::Insane(_) => {
+            Face::new(StatusCode::BAD_GATEWAY, "hubgate: what the origin says of this commit makes no sense")
+        }
+        Error::Integrity { .. } => Face::new(
+            StatusCode::BAD_GATEWAY,
+            "hubgate: the origin sent other content than it had announced; nothing was stored",
+        ),
+        Error::Busy { why, retry_after } => busy(format!("hubgate: {why}"), retry_after, form),
+        Error::TooMany(what) => Face::new(StatusCode::BAD_REQUEST, what),
+    }
+}
+
+/// Try again: 503, but 429 to a GET of those clients that give up on 503 there and retry 429 (PROTOCOL
+/// section 6).
+fn busy(why: String, after: Duration, form: &Form) -> Face {
+    let status = if form.get && retries_429_alone(form.client) {
+        StatusCode::TOO_MANY_REQUESTS
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
+    Face::new(status, why).later(after)
+}
+
+/// `huggingface_hub` from 1.0 on gives up on a GET's 5xx at once, and waits out a 429.
+fn retries_429_alone(client: ClientKind) -> bool {
+    client.hub_version().is_some_and(|version| version.major >= 1)
+}
+
+fn upstream_face(error: &upstream::Error, form: &Form) -> Face {
+    use upstream::ErrorKind;
+    let text = format!("hubgate: {}", error.public_text());
+    match &error.kind {
+        ErrorKind::RepoNotFound => Face::new(StatusCode::NOT_FOUND, NO_REPO).code("RepoNotFound"),
+        ErrorKind::RevisionNotFound => Face::new(StatusCode::NOT_FOUND, "Invalid rev id").code("RevisionNotFound"),
+        ErrorKind::EntryNotFound => Face::new(StatusCode::NOT_FOUND, "Entry not found").code("EntryNotFound"),
+        ErrorKind::Gated(_) | ErrorKind::Disabled | ErrorKind::Unavailable451 => {
+            Face::refused(Refusal { text, rule: None }, form)
+        }
+        // Waiting doesn't help: somebody must change something.
+        ErrorKind::TokenRefused
+        | ErrorKind::ProxyAuth { .. }
+        | ErrorKind::ProxyRefused { .. }
+        | ErrorKind::HostNotAllowed(_)
+        | ErrorKind::PrivateAddress(_)
+        | ErrorKind::Malformed(_) => Face::new(StatusCode::BAD_GATEWAY, text),
+        ErrorKind::RateLimited { retry_after } | ErrorKind::BudgetSpent { retry_after } => {
+            // The origin may say minutes; a client would sleep as long (PROTOCOL section 6).
+            busy(text, (*retry_after).min(Duration::from_secs(30)), form)
+        }
+        ErrorKind::Unreachable
+        | ErrorKind::Timeout
+        | ErrorKind::Server(_)
+        | ErrorKind::ProxyUnreachable
+        | ErrorKind::Offline => Face::new(StatusCode::SERVICE_UNAVAILABLE, text).later(COME_BACK),
+    }
+}
+
+fn store_face(kind: &store::ErrorKind, form: &Form) -> Face {
+    use store::ErrorKind;
+    match kind {
+        ErrorKind::Unreachable | ErrorKind::Busy => {
+            busy("hubgate cannot reach its store for now".into(), COME_BACK, form)
+        }
+        ErrorKind::Full(_) => {
+            Face::new(StatusCode::SERVICE_UNAVAILABLE, "hubgate has no room left to store this; ask its operator")
+                .later(Duration::from_mins(1))
+        }
+        ErrorKind::PermissionDenied
+        | ErrorKind::TooLarge(_)
+        | ErrorKind::Misconfigured(_)
+        | ErrorKind::Corrupt(_)
+        | ErrorKind::Other(_) => {
+            Face::new(StatusCode::INTERNAL_SERVER_ERROR, "hubgate's store failed; ask its operator")
+        }
+    }
+}
+
+/// Says in the log what an operator must know; what clients did wrong stands in the access line alone.
+fn log(error: &Error, visit: &Visit) {
+    let fault = match error {
+        Error::Denied(_)
+        | Error::Hidden { .. }
+        | Error::RepoNotFound(_)
+        | Error::RevisionNotFound { .. }
+        | Error::EntryNotFound { .. }
+        | Error::TooMany(_)
+        | Error::Busy { .. } => return,
+        Error::NeverFits { .. } => "configuration",
+        Error::Upstream(_) | Error::Insane(_) | Error::Integrity { .. } => "upstream",
+        Error::Store(_) | Error::Manifest(_) => "store",
+    };
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(beneath) = cause {
+        let _ = write!(text, ": {beneath}");
+        cause = beneath.source();
+    }
+    let repo = visit.repo.as_ref().map(tracing::field::display);
+    let path = visit.path.as_ref().map(tracing::field::display);
+    warn!(fault, repo, path, request_id = visit.id.to_str().unwrap_or("-"), error = text, "a request failed");
+}
+
+/// A URL that means a read and has a malformed part. The gateway has said yes to the repo, where there is one.
+pub(super) fn malformed(error: &RouteError, form: &Form, visit: &mut Visit) -> Response<Payload> {
+    visit.reason = Some(error.to_string());
+    let face = match error {
+        RouteError::Repo(problem) => {
+            Face::new(StatusCode::NOT_FOUND, format!("{NO_REPO} ({problem})")).code("RepoNotFound")
+        }
+        RouteError::Revision { error, .. } => {
+            Face::new(StatusCode::NOT_FOUND, format!("Invalid rev id: {}", error.value)).code("RevisionNotFound")
+        }
+        RouteError::Path { error, .. } => {
+            Face::new(StatusCode::NOT_FOUND, format!("Entry not found ({error})")).code("EntryNotFound")
+        }
+    };
+    face.respond(form.api)
+}
+
+/// A request that can't be understood: what is wrong, and what would do.
+pub(super) fn bad_request(problem: &str, form: &Form) -> Response<Payload> {
+    Face::new(StatusCode::BAD_REQUEST, problem).respond(form.api)
+}
+
+/// A body past what such a request may have.
+pub(super) fn too_large(limit: usize, form: &Form) -> Response<Payload> {
+    Face::new(
+        StatusCode::PAYLOAD_TOO_LARGE,
+        format!("the body is larger than {limit} bytes; ask for fewer paths at once"),
+    )
+    .respond(form.api)
+}
+
+/// A write route of the Hub's.
+pub(super) fn read_only(what: &str, form: &Form, visit: &mut Visit) -> Response<Payload> {
+    visit.outcome = Outcome::Denied;
+    let text = format!("hubgate is read-only: it does not {what}. Write to the Hub itself");
+    Face::refused(Refusal { text, rule: None }, &Form { refusal: RefusalForm::Plain, ..*form }).respond(form.api)
+}
+
+/// A file that this client refuses over plain HTTP, with the cure (DESIGN section 7).
+pub(super) fn too_large_for_client(size: u64, form: &Form, visit: &mut Visit) -> Response<Payload> {
+    visit.outcome = Outcome::Denied;
+    let text = format!(
+        "hubgate: {size} bytes are more than this client downloads over plain HTTP (50 GB): \
+         upgrade to huggingface_hub 1.0 or newer, or set HF_HUB_ENABLE_HF_TRANSFER=1 with hf_transfer and curl the URL"
+    );
+    Face::refused(Refusal { text, rule: None }, form).respond(form.api)
+}
+
+/// Something of the Hub's that this gateway doesn't have, and what to do instead.
+pub(super) fn not_here(message: &str, form: &Form) -> Response<Payload> {
+    Face::new(StatusCode::NOT_FOUND, message).respond(form.api)
+}
+
+/// The Hub's answer to a path that means nothing.
+pub(super) fn no_such_page(api: bool) -> Response<Payload> {
+    let text = if api { "Sorry, we can't find the page you are looking for." } else { "Not Found" };
+    Face::new(StatusCode::NOT_FOUND, text).respond(api)
+}
+
+/// `auth.anonymous = false`, and no known token.
+pub(super) fn unauthorized(form: &Form, api: bool) -> Response<Payload> {
+    let text = "hubgate: this gateway serves known clients only: set HF_TOKEN to the token that its operator gave you";
+    let mut face = Face::refused(Refusal { text: text.into(), rule: None }, form);
+    face.status = StatusCode::UNAUTHORIZED;
+    let mut response = face.respond(api);
+    response.headers_mut().insert(
+        header::WWW_AUTHENTICATE,
+        HeaderValue::from_static("Bearer realm=\"Authentication required\", charset=\"UTF-8\""),
+    );
+    response
+}
+
+/// Whoami for a caller without a name here (PROTOCOL 5.1: the Hub's own shape).
+pub(super) fn nobody(has_token: bool, form: &Form) -> Response<Payload> {
+    let text = if has_token {
+        "hubgate does not check Hub tokens: no login is needed to read through it"
+    } else {
+        "Invalid username or password."
+    };
+    let mut response = Face::new(StatusCode::UNAUTHORIZED, text).respond(form.api);
+    response.headers_mut().insert(
+        header::WWW_AUTHENTICATE,
+        HeaderValue::from_static("Bearer realm=\"Authentication required\", charset=\"UTF-8\""),
+    );
+    response
+}
+
+/// A connection past `server.limits.connections`.
+pub(super) fn too_many_connections(visit: &mut Visit) -> Response<Payload> {
+    let text = "hubgate: too many connections";
+    visit.reason = Some(text.into());
+    Face::new(StatusCode::SERVICE_UNAVAILABLE, text).later(COME_BACK).respond(false)
+}
+
+/// A defect of ours: the request's end, not the process's.
+pub(super) fn panicked(panic: &Box<dyn Any + Send>, visit: &mut Visit) -> Response<Payload> {
+    let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
+    error!(
+        panic = text.unwrap_or("?"),
+        route = visit.route,
+        request_id = visit.id.to_str().unwrap_or("-"),
+        "a handler panicked"
+    );
+    visit.reason = Some("panic".into());
+    Face::new(StatusCode::INTERNAL_SERVER_ERROR, "hubgate failed on this request; its log says more").respond(false)
+}
+
+impl Ask<'_> {
+    pub(super) fn form(&self, shared: &Shared) -> Form {
+        shared.form(self.parts)
+    }
+}
+
+impl Face {
+    fn respond(self, api: bool) -> Response<Payload> {
+        let message = one_line(&self.message);
+        let (body, kind) = if api || self.refusal.is_some() {
+            let mut body = json!({ "error": message });
+            if let Some(rule) = self.refusal.as_ref().and_then(|refusal| refusal.rule.as_ref()) {
+                body["rule"] = json!(rule);
+            }
+            (body.to_string(), "application/json; charset=utf-8")
+        } else {
+            (message.clone(), "text/plain; charset=utf-8")
+        };
+        let length = body.len();
+        let mut response = Response::new(Payload::from(body));
+        *response.status_mut() = self.status;
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+        headers.insert(header::CONTENT_LENGTH, length.into());
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        headers.insert(header::VARY, HeaderValue::from_static("Authorization, User-Agent"));
+        if let Some(code) = self.code {
+            headers.insert("x-error-code", HeaderValue::from_static(code));
+        }
+        if let Some(commit) = self.commit
+            && let Ok(commit) = HeaderValue::try_from(commit.to_string())
+        {
+            headers.insert("x-repo-commit", commit);
+        }
+        if let Some(after) = self.retry_after {
+            headers.insert(header::RETRY_AFTER, after.as_secs().max(1).into());
+        }
+        if self.refusal.is_some()
+            && let Ok(warning) = HeaderValue::try_from(format!("policy; {message}"))
+        {
+            headers.insert("x-hf-warning", warning);
+        }
+        if let Ok(message) = HeaderValue::try_from(message) {
+            headers.insert("x-error-message", message);
+        }
+        response
+    }
+}
+
+/// One line of printable ASCII, as a header takes it.
+pub(super) fn one_line(text: &str) -> String {
+    let plain = |c: char| match c {
+        ' '..='~' => c,
+        c if c.is_whitespace() || c.is_control() => ' ',
+        _ => '?',
+    };
+    text.chars().take(LONGEST_MESSAGE).map(plain).collect()
+}

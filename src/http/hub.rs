@@ -1,0 +1,140 @@
+//! The Hub's routes: each [`HubRoute`] to the question for the gateway that it means.
+
+use bytes::Bytes;
+use http::{HeaderMap, Response, header};
+use http_body::Body;
+
+use super::{Ask, Payload, Shared, api, error, layers::Visit, respond};
+use crate::{
+    gateway::Error,
+    hub::{HubRoute, Repo, Revision, RouteError},
+};
+
+/// Why a route has no answer of its own.
+pub(super) enum Refused {
+    /// The gateway said so.
+    Gateway(Error),
+    /// The answer is made already.
+    Answered(Response<Payload>),
+}
+
+impl From<Error> for Refused {
+    fn from(error: Error) -> Self {
+        Self::Gateway(error)
+    }
+}
+
+pub(super) type Answer = Result<Response<Payload>, Refused>;
+
+/// Whether a path, without the prefix of `public_url`, is the API's.
+pub(super) fn is_api(path: &str) -> bool {
+    path.trim_start_matches('/').starts_with("api/")
+}
+
+impl Shared {
+    /// Answers a request that is not below `/-/`.
+    pub(super) async fn hub<B>(&self, ask: &Ask<'_>, path: &str, body: B, visit: &mut Visit) -> Response<Payload>
+    where
+        B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send + 'static,
+    {
+        let form = ask.form(self);
+        if is_datasets_server(&ask.parts.headers) {
+            visit.route = "datasets_server";
+            return error::not_here("hubgate has no datasets-server", &form);
+        }
+        let route = match HubRoute::parse(&ask.parts.method, path, ask.parts.uri.query()) {
+            Ok(route) => route,
+            Err(problem) => return self.malformed(ask, &problem, visit).await,
+        };
+        visit.route = route.name();
+        visit.repo = route.repo().cloned();
+        let answer = match self.ask(ask, &route, body, visit).await {
+            // `/api/models/gpt2/refs` has two meanings; see `HubRoute::other_reading`.
+            Err(Refused::Gateway(first @ (Error::RepoNotFound(_) | Error::Denied(_)))) => match route.other_reading() {
+                None => Err(first.into()),
+                Some(other) => match self.ask(ask, &other, http_body_util::Empty::new(), visit).await {
+                    Err(_) => Err(first.into()),
+                    answer => answer,
+                },
+            },
+            answer => answer,
+        };
+        match answer {
+            Ok(response) | Err(Refused::Answered(response)) => response,
+            Err(Refused::Gateway(problem)) => error::answer(problem, &form, visit),
+        }
+    }
+
+    async fn ask<B>(&self, ask: &Ask<'_>, route: &HubRoute, body: B, visit: &mut Visit) -> Answer
+    where
+        B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send + 'static,
+    {
+        let form = ask.form(self);
+        match route {
+            HubRoute::Resolve { repo, revision, path } | HubRoute::Raw { repo, revision, path } => {
+                let raw = matches!(route, HubRoute::Raw { .. });
+                visit.path = Some(path.clone());
+                self.file(ask, &respond::Wanted { repo, revision, path, raw }, visit).await
+            }
+            HubRoute::ResolveCache { repo, commit, path } => {
+                visit.path = Some(path.clone());
+                let revision = Revision::from(*commit);
+                self.file(ask, &respond::Wanted { repo, revision: &revision, path, raw: false }, visit).await
+            }
+            HubRoute::RepoInfo { repo, revision, query } => {
+                self.repo_info(ask, repo, revision.as_ref(), query, visit).await
+            }
+            HubRoute::Tree { repo, revision, path, query } => {
+                self.tree(ask, repo, revision, path.as_ref(), query, visit).await
+            }
+            HubRoute::PathsInfo { repo, revision } => self.paths_info(ask, repo, revision, body, visit).await,
+            HubRoute::Refs { repo, include_prs } => self.refs(ask, repo, *include_prs).await,
+            HubRoute::Commits { repo, revision, query } => self.commits(ask, repo, revision, query, visit).await,
+            HubRoute::RepoList { kind, query } => self.repo_list(ask, *kind, query).await,
+            HubRoute::AuthCheck { repo } => {
+                self.gateway.authorise(&ask.asker, repo).await?;
+                Ok(api::json(b"{}".to_vec()))
+            }
+            HubRoute::Whoami => Ok(self.whoami(ask)),
+            HubRoute::XetReadToken { repo, .. } => {
+                self.gateway.authorise(&ask.asker, repo).await?;
+                Ok(error::not_here(NO_XET, &form))
+            }
+            HubRoute::AgentHarnesses | HubRoute::Telemetry => Ok(error::no_such_page(true)),
+            HubRoute::Git { repo, .. } => {
+                self.gateway.authorise(&ask.asker, repo).await?;
+                Ok(error::not_here(NO_GIT, &form))
+            }
+            HubRoute::Write { what, .. } => Ok(error::read_only(what, &form, visit)),
+            HubRoute::Unknown { .. } => Ok(error::no_such_page(form.api)),
+        }
+    }
+
+    /// A malformed part of a URL. Policy is asked about the repo first: what it refuses, it refuses whatever
+    /// follows, and nobody learns what a refused repo holds (PROTOCOL 16, 47).
+    async fn malformed(&self, ask: &Ask<'_>, problem: &RouteError, visit: &mut Visit) -> Response<Payload> {
+        visit.route = "malformed";
+        let form = ask.form(self);
+        let repo: Option<&Repo> = match problem {
+            RouteError::Repo(_) => None,
+            RouteError::Revision { repo, .. } | RouteError::Path { repo, .. } => Some(repo),
+        };
+        if let Some(repo) = repo {
+            visit.repo = Some(repo.clone());
+            if let Err(refused) = self.gateway.authorise(&ask.asker, repo).await {
+                return error::answer(refused, &form, visit);
+            }
+        }
+        error::malformed(problem, &form, visit)
+    }
+}
+
+const NO_XET: &str = "hubgate serves plain files, no Xet: set HF_HUB_DISABLE_XET=1, or delete the trees folder of this \
+                      repo in the Hugging Face cache, which remembers Xet hashes from before";
+const NO_GIT: &str = "hubgate does not serve git: use `hf download` or snapshot_download, which need no git";
+
+/// datasets derives this host from the endpoint; where its name resolves to us, a fast no spares 100 s of
+/// waiting (PROTOCOL 4.5).
+fn is_datasets_server(headers: &HeaderMap) -> bool {
+    headers.get(header::HOST).is_some_and(|host| host.as_bytes().starts_with(b"datasets-server."))
+}

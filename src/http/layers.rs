@@ -1,0 +1,208 @@
+//! What surrounds every request: its id, and the one line that the access log has of it.
+//!
+//! The line is written when the answer's body has ended, broken off, or was left by the client; it has no
+//! query and no token.
+
+use std::{
+    net::IpAddr,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    task::{Context, Poll},
+    time::Instant,
+};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use http_body::{Body, Frame, SizeHint};
+
+use super::Payload;
+use crate::{
+    gateway::{BodyError, Cached},
+    hub::{Commit, Repo, RepoPath},
+    telemetry::AccessLog,
+};
+
+/// Longest request id of a client's that we take over.
+const LONGEST_ID: usize = 128;
+/// How much of a User-Agent the log shows.
+const AGENT_SHOWN: usize = 80;
+
+/// Makes request ids: random for the process, counted within it.
+#[derive(Debug)]
+pub(super) struct RequestIds {
+    process: u64,
+    next: AtomicU64,
+}
+
+impl RequestIds {
+    pub(super) fn new() -> Self {
+        let (process, _) = uuid::Uuid::new_v4().as_u64_pair();
+        Self { process, next: AtomicU64::new(0) }
+    }
+
+    /// The id of a request: the client's own `X-Request-Id`, else a new one; then, as on the Hub, `;` and
+    /// the client's `X-Amzn-Trace-Id` where it sent one (PROTOCOL 3.2).
+    pub(super) fn of(&self, headers: &HeaderMap) -> HeaderValue {
+        let sane = |value: &&HeaderValue| {
+            (1..=LONGEST_ID).contains(&value.len()) && value.as_bytes().iter().all(u8::is_ascii_graphic)
+        };
+        let own = headers.get("x-request-id").filter(sane);
+        let trace = headers.get("x-amzn-trace-id").filter(sane);
+        if let (Some(own), None) = (own, trace) {
+            return own.clone();
+        }
+        let mut id = match own {
+            Some(own) => own.as_bytes().to_vec(),
+            None => {
+                let count = self.next.fetch_add(1, Ordering::Relaxed);
+                format!("{:016x}{count:08x}", self.process).into_bytes()
+            }
+        };
+        if let Some(trace) = trace {
+            id.push(b';');
+            id.extend_from_slice(trace.as_bytes());
+        }
+        HeaderValue::from_maybe_shared(Bytes::from(id)).unwrap_or(HeaderValue::from_static("-"))
+    }
+}
+
+/// What is known of one request; handlers add what they learn.
+#[derive(Debug)]
+pub(super) struct Visit {
+    pub(super) started: Instant,
+    pub(super) id: HeaderValue,
+    pub(super) address: IpAddr,
+    pub(super) client: Option<Arc<str>>,
+    pub(super) method: Method,
+    pub(super) agent: Option<HeaderValue>,
+    pub(super) route: &'static str,
+    pub(super) repo: Option<Repo>,
+    pub(super) commit: Option<Commit>,
+    pub(super) path: Option<RepoPath>,
+    pub(super) outcome: Outcome,
+    /// The error's own text, where there was one.
+    pub(super) reason: Option<String>,
+}
+
+/// Where the answer came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// No file was sent.
+    None,
+    /// A file was, from there.
+    Sent(Cached),
+    /// Policy refused.
+    Denied,
+}
+
+impl Outcome {
+    fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Sent(Cached::Hit) => "hit",
+            Self::Sent(Cached::Fill) => "fill",
+            Self::Sent(Cached::Joined) => "joined",
+            Self::Sent(Cached::Stale) => "stale",
+            Self::Denied => "denied",
+        }
+    }
+}
+
+impl Visit {
+    fn log(&self, log: &AccessLog, status: StatusCode, bytes: u64, ended: &'static str, error: Option<&str>) {
+        log.write(|line| {
+            match &self.client {
+                Some(name) => line.text("client", name),
+                None => line.text("client", self.address),
+            }
+            line.text("method", &self.method);
+            line.text("route", self.route);
+            if let Some(repo) = &self.repo {
+                line.text("repo", repo);
+            }
+            if let Some(commit) = &self.commit {
+                line.text("commit", commit);
+            }
+            if let Some(path) = &self.path {
+                line.text("path", path);
+            }
+            line.number("status", status.as_u16());
+            line.number("bytes", bytes);
+            line.text("cache", self.outcome.name());
+            line.text("ended", ended);
+            line.number("duration_ms", u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX));
+            line.text("request_id", self.id.to_str().unwrap_or("-"));
+            if let Some(agent) = self.agent.as_ref().and_then(|agent| agent.to_str().ok()) {
+                line.text("agent", agent.get(..AGENT_SHOWN).unwrap_or(agent));
+            }
+            if let Some(reason) = error.or(self.reason.as_deref()) {
+                line.text("reason", reason);
+            }
+        });
+    }
+}
+
+/// An answer's body that counts what goes out, and writes the access line when it is over.
+#[derive(Debug)]
+pub struct Counted {
+    payload: Payload,
+    /// `None` once the line is written.
+    visit: Option<Box<Visit>>,
+    log: AccessLog,
+    status: StatusCode,
+    /// Bytes that will go out, where that is known: none for HEAD.
+    expected: Option<u64>,
+    sent: u64,
+}
+
+impl Counted {
+    pub(super) fn new(payload: Payload, visit: Box<Visit>, log: AccessLog, status: StatusCode) -> Self {
+        let expected = if visit.method == Method::HEAD { Some(0) } else { payload.size_hint().exact() };
+        Self { payload, visit: Some(visit), log, status, expected, sent: 0 }
+    }
+
+    fn finish(&mut self, ended: &'static str, error: Option<&str>) {
+        if let Some(visit) = self.visit.take() {
+            visit.log(&self.log, self.status, self.sent, ended, error);
+        }
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        // hyper stops asking once it has as many bytes as it announced.
+        self.finish(if self.expected == Some(self.sent) { "whole" } else { "left" }, None);
+    }
+}
+
+impl Body for Counted {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = self.get_mut();
+        let frame = std::task::ready!(Pin::new(&mut this.payload).poll_frame(cx));
+        match &frame {
+            Some(Ok(frame)) => this.sent += frame.data_ref().map_or(0, |data| data.len() as u64),
+            Some(Err(error)) => this.finish("broken", Some(&error.to_string())),
+            None => this.finish("whole", None),
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.payload.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.payload.size_hint()
+    }
+}
+
+/// The client's User-Agent, for [`Visit::agent`] and for choosing what it understands.
+pub(super) fn agent(headers: &HeaderMap) -> Option<&HeaderValue> {
+    headers.get(header::USER_AGENT)
+}

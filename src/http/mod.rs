@@ -1,0 +1,212 @@
+//! The HTTP edge: from a request to a question for the gateway, and from its answer to a response.
+//!
+//! | path | answered by | on |
+//! |---|---|---|
+//! | `/-/livez`, `/-/readyz` | [`own`] | both listeners |
+//! | everything else below `/-/` | [`own`] | the admin listener, or the public one where there is no other |
+//! | everything else, also below the prefix of `public_url` | [`hub`] | the public listener |
+//!
+//! Around every request, from the outside in: the connection's limits ([`crate::server`]), request id and
+//! access line ([`layers`]), panics caught, the caller's name ([`auth`]), then the route. Status codes are
+//! decided in [`error`] and nowhere else; file headers in [`respond`].
+//!
+//! HEAD is answered like GET, headers and status, without opening anything. Nothing here compresses, joins
+//! paths or decodes before splitting: all three break clients (PROTOCOL section 16).
+
+mod address;
+mod api;
+mod auth;
+mod error;
+mod hub;
+mod layers;
+mod own;
+mod payload;
+mod respond;
+
+use std::{panic::AssertUnwindSafe, sync::Arc, time::Instant};
+
+use bytes::Bytes;
+use futures_util::FutureExt;
+use http::{HeaderValue, Request, Response, request::Parts};
+use http_body::Body;
+use tower::ServiceExt as _;
+
+pub use address::{AddressError, Addresses};
+pub use auth::{AuthConfig, KnownAdmin, KnownClient};
+pub use layers::Counted;
+pub use own::Readiness;
+pub use payload::Payload;
+
+use crate::{
+    gateway::{Asker, Gateway},
+    hub::ClientKind,
+    policy::RefusalForm,
+    server::{Handle, Peer},
+    telemetry::AccessLog,
+};
+use auth::{Auth, Caller};
+use layers::{Outcome, RequestIds, Visit};
+
+/// What the edge is made of.
+#[derive(Clone)]
+pub struct EdgeParts {
+    /// What answers the Hub's questions.
+    pub gateway: Gateway,
+    /// `[auth]`.
+    pub auth: AuthConfig,
+    /// `server.public_url` and `server.trusted_proxies`.
+    pub addresses: Addresses,
+    /// `policy.refusal`.
+    pub refusal: RefusalForm,
+    /// Where access lines go.
+    pub access: AccessLog,
+    /// What `/-/readyz` says beside the gateway's own health.
+    pub readiness: Arc<Readiness>,
+}
+
+/// Which routes a listener answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    /// The Hub's and ours.
+    Both,
+    /// The Hub's, and of ours `/-/livez` and `/-/readyz`.
+    Public,
+    /// Ours.
+    Admin,
+}
+
+/// Answers requests of one listener.
+#[derive(Clone)]
+pub struct Edge {
+    shared: Arc<Shared>,
+    own: axum::Router,
+    side: Side,
+}
+
+struct Shared {
+    gateway: Gateway,
+    auth: Auth,
+    addresses: Addresses,
+    refusal: RefusalForm,
+    access: AccessLog,
+    ids: RequestIds,
+}
+
+/// A request of the Hub's kind, with what was found out about it on the way.
+struct Ask<'r> {
+    peer: Peer,
+    parts: &'r Parts,
+    asker: Asker,
+    client: ClientKind,
+}
+
+impl Edge {
+    /// The edge of one listener.
+    pub fn new(parts: EdgeParts, side: Side) -> Self {
+        let own = own::router(parts.gateway.clone(), parts.readiness, side);
+        let shared = Shared {
+            gateway: parts.gateway,
+            auth: Auth::new(&parts.auth),
+            addresses: parts.addresses,
+            refusal: parts.refusal,
+            access: parts.access,
+            ids: RequestIds::new(),
+        };
+        Self { shared: Arc::new(shared), own, side }
+    }
+
+    /// Answers one request, whatever brought it here.
+    pub async fn answer<B>(&self, peer: Peer, request: Request<B>) -> Response<Counted>
+    where
+        B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send + 'static,
+    {
+        let (parts, body) = request.into_parts();
+        let mut visit = self.visit(peer, &parts);
+        let routed = AssertUnwindSafe(self.route(peer, &parts, body, &mut visit)).catch_unwind().await;
+        let response = routed.unwrap_or_else(|panic| error::panicked(&panic, &mut visit));
+        self.finish(response, visit)
+    }
+
+    fn visit(&self, peer: Peer, parts: &Parts) -> Box<Visit> {
+        Box::new(Visit {
+            started: Instant::now(),
+            id: self.shared.ids.of(&parts.headers),
+            address: self.shared.addresses.client(peer, &parts.headers),
+            client: None,
+            method: parts.method.clone(),
+            agent: layers::agent(&parts.headers).cloned(),
+            route: "own",
+            repo: None,
+            commit: None,
+            path: None,
+            outcome: Outcome::None,
+            reason: None,
+        })
+    }
+
+    fn finish(&self, response: Response<Payload>, visit: Box<Visit>) -> Response<Counted> {
+        let (mut head, payload) = response.into_parts();
+        head.headers.insert("x-request-id", visit.id.clone());
+        let body = Counted::new(payload, visit, self.shared.access.clone(), head.status);
+        Response::from_parts(head, body)
+    }
+
+    async fn route<B>(&self, peer: Peer, parts: &Parts, body: B, visit: &mut Visit) -> Response<Payload>
+    where
+        B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send + 'static,
+    {
+        let path = self.shared.addresses.inside(parts.uri.path());
+        if own::is_own(path) {
+            return self.own_route(path, parts, body).await;
+        }
+        if self.side == Side::Admin {
+            return error::no_such_page(false);
+        }
+        let name = match self.shared.auth.caller(&parts.headers) {
+            Caller::Known(name) => Some(name),
+            Caller::Anonymous => None,
+            Caller::Refused => {
+                visit.outcome = Outcome::Denied;
+                return error::unauthorized(&self.shared.form(parts), hub::is_api(path));
+            }
+        };
+        visit.client.clone_from(&name);
+        let asker = Asker { address: visit.address, name, background: false };
+        let client = ClientKind::of(visit.agent.as_ref().and_then(|agent| agent.to_str().ok()));
+        let ask = Ask { peer, parts, asker, client };
+        self.shared.hub(&ask, path, body, visit).await
+    }
+
+    async fn own_route<B>(&self, path: &str, parts: &Parts, body: B) -> Response<Payload>
+    where
+        B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send + 'static,
+    {
+        let mut request = Request::from_parts(parts.clone(), axum::body::Body::new(body));
+        let query = parts.uri.query().map_or_else(String::new, |query| format!("?{query}"));
+        if let Ok(uri) = format!("/{}{query}", path.trim_start_matches('/')).parse() {
+            *request.uri_mut() = uri;
+        }
+        let response = match self.own.clone().oneshot(request).await {
+            Ok(response) => response,
+            Err(never) => match never {},
+        };
+        response.map(Payload::Own)
+    }
+}
+
+impl Handle for Edge {
+    type Body = Counted;
+
+    async fn handle(&self, peer: Peer, request: Request<hyper::body::Incoming>) -> Response<Counted> {
+        self.answer(peer, request).await
+    }
+
+    fn turn_away(&self, peer: Peer, request: Request<hyper::body::Incoming>) -> Response<Counted> {
+        let (parts, _) = request.into_parts();
+        let mut visit = self.visit(peer, &parts);
+        let response = error::too_many_connections(&mut visit);
+        let mut response = self.finish(response, visit);
+        response.headers_mut().insert(http::header::CONNECTION, HeaderValue::from_static("close"));
+        response
+    }
+}
