@@ -1,3 +1,5 @@
+use std::fmt::Write as _;
+
 use figment::value::Value;
 
 use super::{effective::Line, *};
@@ -192,11 +194,11 @@ fn the_example_is_the_defaults_and_names_every_key() {
         match line {
             Line::Section(name) => {
                 section = name;
-                dict.push_str(&format!("[{name}]\n"));
+                writeln!(dict, "[{name}]").unwrap();
             }
             Line::Key { name, value, .. } => {
                 named.insert(format!("{section}.{name}"));
-                dict.push_str(&format!("{name} = {value}\n"));
+                writeln!(dict, "{name} = {value}").unwrap();
             }
         }
     }

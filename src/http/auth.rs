@@ -36,8 +36,8 @@ impl AuthConfig {
     pub fn check(&self) -> Result<(), String> {
         let mut names: Vec<&str> = self.clients.iter().map(|client| &*client.name).collect();
         names.sort_unstable();
-        if let Some(twice) = names.windows(2).find(|pair| pair[0] == pair[1]) {
-            return Err(format!("auth.clients: {:?} stands there twice: give each client a name of its own", twice[0]));
+        if let Some((twice, _)) = names.iter().zip(names.iter().skip(1)).find(|(one, next)| one == next) {
+            return Err(format!("auth.clients: {twice:?} stands there twice: give each client a name of its own"));
         }
         if names.iter().any(|name| name.is_empty() || !name.bytes().all(|byte| byte.is_ascii_graphic())) {
             return Err("auth.clients: a name is printable ASCII without blanks, since it stands in logs".into());

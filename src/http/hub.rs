@@ -15,7 +15,13 @@ pub(super) enum Refused {
     /// The gateway said so.
     Gateway(Error),
     /// The answer is made already.
-    Answered(Response<Payload>),
+    Answered(Box<Response<Payload>>),
+}
+
+impl From<Response<Payload>> for Refused {
+    fn from(response: Response<Payload>) -> Self {
+        Self::Answered(Box::new(response))
+    }
 }
 
 impl From<Error> for Refused {
@@ -60,7 +66,8 @@ impl Shared {
             answer => answer,
         };
         match answer {
-            Ok(response) | Err(Refused::Answered(response)) => response,
+            Ok(response) => response,
+            Err(Refused::Answered(response)) => *response,
             Err(Refused::Gateway(problem)) => error::answer(problem, &form, visit),
         }
     }

@@ -54,13 +54,10 @@ impl RequestIds {
         if let (Some(own), None) = (own, trace) {
             return own.clone();
         }
-        let mut id = match own {
-            Some(own) => own.as_bytes().to_vec(),
-            None => {
-                let count = self.next.fetch_add(1, Ordering::Relaxed);
-                format!("{:016x}{count:08x}", self.process).into_bytes()
-            }
-        };
+        let mut id = own.map_or_else(
+            || format!("{:016x}{:08x}", self.process, self.next.fetch_add(1, Ordering::Relaxed)).into_bytes(),
+            |own| own.as_bytes().to_vec(),
+        );
         if let Some(trace) = trace {
             id.push(b';');
             id.extend_from_slice(trace.as_bytes());

@@ -131,7 +131,7 @@ impl Shared {
         match ask.client.refuses_size_over_50gb() {
             SizeRule::Fine => Ok(true),
             SizeRule::OmitSize => Ok(false),
-            SizeRule::Refuses => Err(Refused::Answered(error::too_large_for_client(size, &ask.form(self), visit))),
+            SizeRule::Refuses => Err(Refused::from(error::too_large_for_client(size, &ask.form(self), visit))),
         }
     }
 
@@ -231,21 +231,17 @@ fn unsatisfiable(mut headers: HeaderMap, size: u64) -> Response<Payload> {
 
 /// Sets the length, and the range where only a part is sent; says which status that is.
 fn cover(headers: &mut HeaderMap, part: Option<&Range<u64>>, size: u64, announce: bool) -> StatusCode {
-    match part {
-        Some(part) => {
-            headers.insert(header::CONTENT_LENGTH, (part.end - part.start).into());
-            insert(headers, header::CONTENT_RANGE, content_range(part, size));
-            StatusCode::PARTIAL_CONTENT
-        }
-        None => {
-            if announce {
-                headers.insert(header::CONTENT_LENGTH, size.into());
-            } else {
-                headers.remove(X_LINKED_SIZE);
-            }
-            StatusCode::OK
-        }
+    if let Some(part) = part {
+        headers.insert(header::CONTENT_LENGTH, (part.end - part.start).into());
+        insert(headers, header::CONTENT_RANGE, content_range(part, size));
+        return StatusCode::PARTIAL_CONTENT;
     }
+    if announce {
+        headers.insert(header::CONTENT_LENGTH, size.into());
+    } else {
+        headers.remove(X_LINKED_SIZE);
+    }
+    StatusCode::OK
 }
 
 /// As the Hub writes it; `?download=true` saves, `?noContentDisposition=1` (JavaScript) leaves it out.
