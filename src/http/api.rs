@@ -47,11 +47,7 @@ impl Shared {
         visit: &mut Visit,
     ) -> Answer {
         visit.path = folder.cloned();
-        let limit = query.limit.map(|limit| limit as usize);
-        let listing = self
-            .gateway
-            .tree(&ask.asker, repo, revision, folder, query.recursive, limit, query.cursor.as_deref())
-            .await?;
+        let listing = self.gateway.tree(&ask.asker, repo, revision, folder, query).await?;
         visit.commit = Some(listing.commit);
         let mut response = self.written(ask, &listing.nodes)?;
         if let Some(cursor) = listing.next {
