@@ -133,8 +133,6 @@ impl Budget {
             // A little later than told: the Hub's clock is not ours.
             let later = Duration::from_millis(fastrand::u64(200..1200));
             window.limited_until = Some(now + wait_after_429(headers) + later);
-        } else {
-            window.limited_until = None;
         }
     }
 

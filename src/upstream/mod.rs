@@ -62,7 +62,7 @@ use {connect::Connector, exchange::Exchange, hosts::AllowedHosts, proxy::Proxies
 const USER_AGENT: &str = concat!("hubgate/", env!("CARGO_PKG_VERSION"));
 
 /// Read from a connection at once, at most: large files come in few pieces.
-const READ_BUFFER: usize = 512 << 10;
+const READ_BUFFER: usize = 256 << 10;
 
 /// An idle connection is closed before the Hub would.
 const IDLE_CONNECTION: Duration = Duration::from_secs(30);

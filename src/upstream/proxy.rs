@@ -179,7 +179,8 @@ impl Proxy {
     pub(super) async fn enter(&self) -> Result<Visit<'_>> {
         let authorization = self.authorization();
         self.check_refused(authorization.as_ref())?;
-        let turn = if self.is_trusted.load(Ordering::Acquire) { None } else { Some(self.turn.lock().await) };
+        let is_at_risk = authorization.is_some() && !self.is_trusted.load(Ordering::Acquire);
+        let turn = if is_at_risk { Some(self.turn.lock().await) } else { None };
         self.check_refused(authorization.as_ref())?;
         Ok(Visit { proxy: self, authorization, _turn: turn })
     }

@@ -45,7 +45,10 @@ pub(super) fn read(status: StatusCode, headers: &HeaderMap, text: &str, asked: A
         return is(ErrorKind::RateLimited { retry_after: super::budget::wait_after_429(headers) });
     }
     if !asked.endpoint {
-        return is(ErrorKind::Malformed(format!("{status} from a CDN: {message}")));
+        // No more of its text than the code: S3 repeats the signature that it refuses.
+        let code = text.split_once("<Code>").and_then(|(_, rest)| rest.split_once("</Code>")).map(|(code, _)| code);
+        let code: String = code.unwrap_or("no code").chars().filter(char::is_ascii_alphanumeric).take(40).collect();
+        return is(ErrorKind::Malformed(format!("{status} from a CDN ({code})")));
     }
     let on_401 = |kind| match status {
         StatusCode::UNAUTHORIZED if asked.with_token => Refusal::IfTokenIsGood(kind),
@@ -72,9 +75,12 @@ pub(super) fn is_page(headers: &HeaderMap) -> bool {
     header(headers, CONTENT_TYPE.as_str()).trim_start().to_ascii_lowercase().starts_with("text/html")
 }
 
-/// Whether the Hub signed the answer in one of its ways; its own error pages are not the proxy's.
+/// Whether the Hub or the CDN before it signed the answer: their error pages are not the proxy's.
 fn is_of_hub(headers: &HeaderMap) -> bool {
-    headers.contains_key("x-powered-by") || headers.contains_key("x-request-id") || headers.contains_key("x-amz-cf-id")
+    header(headers, "x-powered-by").starts_with("huggingface")
+        || header(headers, "x-request-id").starts_with("Root=")
+        || headers.contains_key("x-amz-cf-id")
+        || headers.contains_key("x-error-message")
 }
 
 /// The Hub's words: the header, else the JSON's `error`, else the text; at most 300 characters.
@@ -165,5 +171,8 @@ mod tests {
         for status in [401, 403, 404, 451] {
             assert!(matches!(of(status, &[], "", asked), Refusal::Is(ErrorKind::Malformed(_))), "{status}");
         }
+        let xml = "<Error><Code>SignatureDoesNotMatch</Code><SignatureProvided>secret</SignatureProvided></Error>";
+        let expected = ErrorKind::Malformed("403 Forbidden from a CDN (SignatureDoesNotMatch)".into());
+        assert_eq!(of(403, &[], xml, asked), Refusal::Is(expected));
     }
 }
