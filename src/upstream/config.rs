@@ -27,8 +27,9 @@ pub struct UpstreamConfig {
     /// A PEM file of certificate authorities to trust beside the public ones: of an inspecting proxy, of a
     /// private Hub.
     pub ca_file: Option<PathBuf>,
-    /// Where bytes may come from: `example.com` means that host and all below it, `example.com:8443` that
-    /// port too; IP addresses only as written here. The endpoint's own host always may.
+    /// Where bytes may come from: `example.com` means that host and all below it, on the scheme's own port or
+    /// the endpoint's; `example.com:8443` means that port; IP addresses count only as written here. The
+    /// endpoint itself always may.
     pub allowed_hosts: Vec<String>,
     /// Allow connections without a proxy to loopback, link-local and private addresses.
     pub allow_private: bool,

@@ -206,7 +206,7 @@ impl Exchange {
         drop(answer.body);
         match refusal::read(answer.status, &answer.headers, &text, answer.asked) {
             Refusal::Is(kind) => Error::new(kind),
-            Refusal::IfTokenIsGood(kind) => match Box::pin(self.is_token_good()).await {
+            Refusal::IfTokenIsGood(kind) => match self.is_token_good().await {
                 Ok(true) => Error::new(kind),
                 Ok(false) => Error::new(ErrorKind::TokenRefused),
                 Err(error) => error,
