@@ -4,6 +4,7 @@
 //! after a rename, so what was said to be stored survives a power cut. Files on their way in stand in
 //! `.staging`, which no key can name. Links that stand inside the directory are followed: its owner made them.
 
+mod folders;
 mod stage;
 mod staging;
 mod walk;
@@ -36,6 +37,7 @@ use super::{
     Stage, Store, read_at,
 };
 use crate::hub::Sha256;
+use folders::{Folders, create_root, sync_parent};
 use stage::LocalStage;
 use staging::Staging;
 use walk::Walk;
@@ -59,6 +61,7 @@ pub(super) struct LocalStore {
     root: PathBuf,
     /// The directory itself, so that opening a file need not walk to it.
     directory: File,
+    folders: Arc<Folders>,
     staging: Arc<Staging>,
     writer: String,
     open_blobs: Cache<Key, OpenFile>,
@@ -75,7 +78,7 @@ impl LocalStore {
     pub(super) async fn create(config: &LocalConfig, writer: &str) -> Result<Self> {
         let (root, name) = (config.path.clone(), writer.to_owned());
         let opened = blocking(move || {
-            fs::create_dir_all(&root)?;
+            create_root(&root)?;
             let root = root.canonicalize()?;
             let directory = File::open(&root)?;
             let staging = Staging::take(&root, &name)?;
@@ -88,6 +91,7 @@ impl LocalStore {
         })?;
         let kept = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX) / 4;
         Ok(Self {
+            folders: Arc::new(Folders::new(root.clone())),
             root,
             directory,
             staging: Arc::new(staging),
@@ -185,20 +189,20 @@ impl Store for LocalStore {
     }
 
     async fn put(&self, key: &Key, body: Bytes, mode: PutMode) -> Result<PutOutcome> {
-        let (path, staging) = (self.path(key)?, self.staging.clone());
+        let (path, staging, folders) = (self.path(key)?, self.staging.clone(), self.folders.clone());
         let written = blocking(move || {
             if mode == PutMode::Create && path.exists() {
-                sync_parent(&path)?;
+                folders.settle(&path)?;
                 return Ok(PutOutcome::Existed);
             }
             let (staged, file) = staging.new_file()?;
             io::Write::write_all(&mut &file, &body)?;
             file.sync_all()?;
             match mode {
-                PutMode::Overwrite => publish(&path, || fs::rename(&*staged, &path))?,
-                PutMode::Create => match publish(&path, || rename_new(&staged, &path)) {
+                PutMode::Overwrite => folders.publish(&path, || fs::rename(&*staged, &path))?,
+                PutMode::Create => match folders.publish(&path, || rename_new(&staged, &path)) {
                     Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                        sync_parent(&path)?;
+                        folders.settle(&path)?;
                         return Ok(PutOutcome::Existed);
                     }
                     outcome => outcome?,
@@ -220,7 +224,14 @@ impl Store for LocalStore {
             Ok((staged, file))
         });
         let (staged, file) = staged.await.map_err(|error| failed(&self.root, error))?;
-        Ok(Box::new(LocalStage::new(self.root.clone(), staged, file, size, self.open_blobs.clone())))
+        Ok(Box::new(LocalStage::new(
+            self.root.clone(),
+            self.folders.clone(),
+            staged,
+            file,
+            size,
+            self.open_blobs.clone(),
+        )))
     }
 
     fn largest_stage(&self) -> Option<(u64, &'static str)> {
@@ -300,43 +311,6 @@ fn failed(root: &Path, error: io::Error) -> Error {
         *limit = format!("the file system of store.local.path ({}) is full", root.display());
     }
     failure
-}
-
-/// Runs a rename onto `path`, makes the folders it lacks, and syncs the folder it changed.
-fn publish(path: &Path, rename: impl Fn() -> io::Result<()>) -> io::Result<()> {
-    match rename() {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            if let Some(parent) = path.parent() {
-                create_folders(parent)?;
-            }
-            rename()?;
-        }
-        outcome => outcome?,
-    }
-    sync_parent(path)
-}
-
-/// Like `create_dir_all`, and each new folder survives a power cut.
-fn create_folders(folder: &Path) -> io::Result<()> {
-    match fs::create_dir(folder) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            if let Some(parent) = folder.parent() {
-                create_folders(parent)?;
-            }
-            found_there(fs::create_dir(folder))?;
-        }
-        outcome => outcome?,
-    }
-    sync_parent(folder)
-}
-
-fn found_there(outcome: io::Result<()>) -> io::Result<()> {
-    outcome.or_else(|error| if error.kind() == io::ErrorKind::AlreadyExists { Ok(()) } else { Err(error) })
-}
-
-fn sync_parent(path: &Path) -> io::Result<()> {
-    path.parent().map_or(Ok(()), |parent| File::open(parent)?.sync_all())
 }
 
 /// A rename that replaces nothing. File systems without it (NFS, some FUSE) have hard links, which do not

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use moka::future::Cache;
 use tokio::task::{JoinHandle, spawn_blocking};
 
-use super::{OpenFile, blocking, failed, publish, staging::StagedPath};
+use super::{OpenFile, blocking, failed, folders::Folders, staging::StagedPath};
 use crate::{
     hub::Sha256,
     store::{Error, ErrorKind, Key, Result, Stage},
@@ -21,6 +21,7 @@ const BEHIND_BYTES: u64 = 64 * 1024 * 1024;
 /// A staged blob of a directory store.
 pub(super) struct LocalStage {
     root: PathBuf,
+    folders: Arc<Folders>,
     staged: StagedPath,
     file: Arc<File>,
     size: u64,
@@ -35,12 +36,13 @@ pub(super) struct LocalStage {
 impl LocalStage {
     pub(super) fn new(
         root: PathBuf,
+        folders: Arc<Folders>,
         staged: StagedPath,
         file: File,
         size: u64,
         open_blobs: Cache<Key, OpenFile>,
     ) -> Self {
-        Self { root, staged, file: Arc::new(file), size, taken: 0, syncing: None, open_blobs }
+        Self { root, folders, staged, file: Arc::new(file), size, taken: 0, syncing: None, open_blobs }
     }
 
     /// Waits for the write-back under way, if there is one. A failure is told once by the kernel, so it
@@ -75,7 +77,7 @@ impl Stage for LocalStage {
 
     async fn commit(mut self: Box<Self>, sha256: Sha256) -> Result<()> {
         self.synced().await?;
-        let Self { root, staged, file, size, open_blobs, .. } = *self;
+        let Self { root, folders, staged, file, size, open_blobs, .. } = *self;
         let key = Key::blob(&sha256);
         let path = root.join(key.as_str());
         let committed = blocking(move || {
@@ -87,7 +89,7 @@ impl Stage for LocalStage {
             permissions.set_readonly(true);
             file.set_permissions(permissions)?;
             file.sync_all()?;
-            publish(&path, || std::fs::rename(&*staged, &path))?;
+            folders.publish(&path, || std::fs::rename(&*staged, &path))?;
             staged.published();
             Ok(Ok(()))
         });

@@ -52,7 +52,8 @@ impl Staging {
         let own = all.join(format!("{writer}.{}", Uuid::now_v7().simple()));
         fs::create_dir_all(&own)?;
         let lock = File::create(own.join(LOCK))?;
-        lock.try_lock().map_err(io::Error::from)?;
+        // Waits only for a sweep that has just found the new folder and looks whether it is in use.
+        lock.lock()?;
         Ok(Self { all, own, _lock: lock })
     }
 
@@ -140,8 +141,11 @@ pub(in crate::store) fn reserve(file: &File, size: u64) -> io::Result<()> {
     if size == 0 {
         return Ok(());
     }
-    match fallocate(file, FallocateFlags::empty(), 0, size) {
-        Err(Errno::OPNOTSUPP | Errno::NOSYS) => file.set_len(size),
-        outcome => Ok(outcome?),
+    loop {
+        match fallocate(file, FallocateFlags::empty(), 0, size) {
+            Err(Errno::INTR) => {}
+            Err(Errno::OPNOTSUPP | Errno::NOSYS) => return file.set_len(size),
+            outcome => return Ok(outcome?),
+        }
     }
 }

@@ -135,3 +135,38 @@ async fn create_only_holds_where_the_kernel_has_no_such_rename() {
     assert_eq!(fs::hard_link(&from, &to).unwrap_err().kind(), io::ErrorKind::AlreadyExists);
     assert_eq!(fs::read(&to).unwrap(), b"old");
 }
+
+#[tokio::test]
+async fn every_kind_of_write_makes_its_whole_way_durable_even_through_folders_of_others() {
+    let root = tempfile::tempdir().unwrap();
+    let store = store_in(root.path()).await;
+    let blob = Key::blob(&Sha256::of(b"blob"));
+    let log = Key::log("w", 1);
+    let way = |key: &Key| store.root.join(key.as_str()).parent().unwrap().to_owned();
+    for key in [&blob, &log] {
+        fs::create_dir_all(way(key)).unwrap();
+        assert!(!store.folders.is_durable(&way(key)));
+    }
+    let stage = store.stage(4, None).await.unwrap();
+    stage.file().write_all_at(b"blob", 0).unwrap();
+    stage.commit(Sha256::of(b"blob")).await.unwrap();
+    assert!(store.folders.is_durable(&way(&blob)));
+
+    // What is kept is answered for too: another process may have been killed before its sync.
+    fs::write(store.root.join(log.as_str()), "record").unwrap();
+    assert_eq!(store.put(&log, "record".into(), PutMode::Create).await.unwrap(), PutOutcome::Existed);
+    assert!(store.folders.is_durable(&way(&log)));
+}
+
+#[test]
+fn a_process_starts_while_another_sweeps() {
+    let root = tempfile::tempdir().unwrap();
+    let sweeper = Staging::take(root.path(), "sweeper").unwrap();
+    std::thread::scope(|scope| {
+        let starting = scope.spawn(|| (0..300).try_for_each(|_| Staging::take(root.path(), "new").map(drop)));
+        while !starting.is_finished() {
+            sweeper.sweep(LEFTOVERS_AFTER).unwrap();
+        }
+        starting.join().unwrap().unwrap();
+    });
+}
