@@ -35,6 +35,7 @@ pub use commit::Resolved;
 pub use error::{Error, Refusal};
 pub use fill::FillConfig;
 pub use limits::{ClientLimits, LimitsConfig};
+pub use snapshot::StoredSnapshots;
 
 use crate::{
     hub::{self, Commit, CommitInfo, Repo, RepoInfo, RepoPath, Revision, Sha256, TreeNode},

@@ -4,6 +4,7 @@
 //! set that differs from the info's siblings are refused, not kept. Trees are stored and read in pieces
 //! sorted by path (`pieces`), so that a repo of 300,000 files costs no more memory than a small one.
 
+mod check;
 mod learn;
 mod pieces;
 
@@ -19,6 +20,7 @@ use crate::{
     store::{self, Key, PutMode, Store},
 };
 
+pub use check::StoredSnapshots;
 pub(crate) use learn::{BadSnapshot, gather, readme_front_matter};
 pub(crate) use pieces::{Piece, TreeIndex};
 

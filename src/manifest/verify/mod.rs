@@ -39,6 +39,8 @@ use census::{Census, InIndex};
 pub use report::{Finding, Kind, Report};
 pub use snapshots::{SnapshotItem, SnapshotReader};
 
+/// No policy is larger.
+const POLICY_LIMIT_BYTES: u64 = 64 << 20;
 /// Small objects that are read at a time for each blob that is hashed at a time.
 const SMALL_READS_PER_JOB: usize = 4;
 
@@ -202,9 +204,21 @@ impl Verification {
             }
         }
         for policy in policies {
-            if store.head(&Key::policy(&policy)).await.map_err(failed)?.is_none() {
-                let detail = "records refer to this policy and its text is not in the store".into();
-                self.report.add(finding(Kind::MissingPolicy, policy.to_string(), detail));
+            let key = Key::policy(&policy);
+            match store.get(&key, POLICY_LIMIT_BYTES).await {
+                Ok(Some(text)) if Sha256::of(&text) == policy => {}
+                Ok(Some(_)) => {
+                    let detail = "this policy's text does not hash to its name".into();
+                    self.report.add(finding(Kind::Unreadable, key.to_string(), detail));
+                }
+                Ok(None) => {
+                    let detail = "records refer to this policy and its text is not in the store".into();
+                    self.report.add(finding(Kind::MissingPolicy, policy.to_string(), detail));
+                }
+                Err(error) if of_one_object(&error) => {
+                    self.report.add(finding(Kind::Unreadable, key.to_string(), blobs::described(&error)));
+                }
+                Err(error) => return Err(failed(error)),
             }
         }
         Ok(())
