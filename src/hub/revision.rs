@@ -53,10 +53,12 @@ impl Revision {
         self.0.parse().ok()
     }
 
-    /// Whether this reads like an abbreviated sha: 7 to 39 hex digits. A branch may be spelled so too;
-    /// only the origin knows.
+    /// Whether git may read this as a commit's short name: 4 to 39 hex digits, or what `git describe` prints,
+    /// `<any>-g<hex>`. A branch may be spelled so too; only the origin knows.
     pub fn may_be_short_sha(&self) -> bool {
-        (7..40).contains(&self.0.len()) && self.0.bytes().all(|b| b.is_ascii_hexdigit())
+        let short = |text: &str| (4..40).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_hexdigit());
+        let described = self.0.rsplit_once("-g").map_or("", |(_, sha)| sha);
+        short(&self.0) || short(described) || described.parse::<Commit>().is_ok()
     }
 
     /// Whether this is outside the ordinary branches and tags: `refs/pr/N` or `refs/convert/NAME`. Such a
@@ -126,6 +128,16 @@ mod tests {
         let upper = "A".repeat(40).parse::<Revision>().unwrap();
         assert_eq!(upper.as_str(), "a".repeat(40));
         assert_eq!(upper.as_commit().unwrap().to_string(), "a".repeat(40));
-        assert!("abcdef1".parse::<Revision>().unwrap().may_be_short_sha());
+    }
+
+    #[test]
+    fn what_git_reads_as_a_short_sha_is_known_as_one() {
+        let described = format!("v1-0-g{}", "a".repeat(40));
+        for short in ["abcd", "ABCDEF1", "v1.0-3-gabcdef1", "x-gabcd", &described] {
+            assert!(short.parse::<Revision>().unwrap().may_be_short_sha(), "{short}");
+        }
+        for other in ["main", "abc", "v1.0-3", "my-great-branch", "gabcd", "x-gabc", &"a".repeat(40)] {
+            assert!(!other.parse::<Revision>().unwrap().may_be_short_sha(), "{other}");
+        }
     }
 }

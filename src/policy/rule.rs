@@ -93,7 +93,7 @@ impl Rule {
             };
         }
         let name = ref_name(text);
-        if may_be_sha(text) && !self.names_literally(&name) {
+        if revision.may_be_short_sha() && !self.names_literally(&name) {
             return match self.pin {
                 Some(pin) if pin.to_string().starts_with(&text.to_ascii_lowercase()) => {
                     Ok(RevisionVerdict::PinnedTo(pin))
@@ -199,14 +199,6 @@ impl Rule {
     pub(super) fn narrowed_to(&self, revisions: RefPatterns) -> Arc<Self> {
         Arc::new(Self { narrowed: Some(revisions), ..self.clone() })
     }
-}
-
-/// Whether git may read a name as a commit: 4 to 39 hex digits, or the form of `git describe`, `<any>-g<hex>`.
-/// A branch may be spelled so too; only the origin knows.
-fn may_be_sha(text: &str) -> bool {
-    let is_short_sha = |text: &str| (4..40).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_hexdigit());
-    let described = text.rsplit_once("-g").map_or("", |(_, sha)| sha);
-    is_short_sha(text) || is_short_sha(described) || described.parse::<Commit>().is_ok()
 }
 
 #[cfg(test)]
