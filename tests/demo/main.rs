@@ -4,9 +4,10 @@
 //! refused; the Hub stopped; the pull again from a clean client cache; then the proof. At the end hubgate stays
 //! up for a client of your own. Run it with `cargo run --release --example demo`, from the project's folder.
 
+#[path = "../it/support/client.rs"]
 mod client;
 
-use std::{path::Path, time::Duration};
+use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use client::Client;
@@ -29,7 +30,10 @@ fn say(who: &str, what: &str) {
 
 #[tokio::main]
 async fn main() -> Result<()> {
-    ensure!(Path::new("policy/repos.toml").is_file(), "run the demo from the project's folder: it shows the policy there");
+    ensure!(
+        Path::new("policy/repos.toml").is_file(),
+        "run the demo from the project's folder: it shows the policy there"
+    );
     let dir = tempfile::tempdir()?;
 
     let hub = Standin::builder().fixtures().start().await;
@@ -75,11 +79,11 @@ async fn main() -> Result<()> {
     ensure!(first == second, "the second pull differs from the first");
 
     say("auditor", "hubgate manifest export --format csv\n");
-    manifest::export(&*store, manifest::Format::Csv, &manifest::Filter::default(), &mut std::io::stdout()).await?;
+    manifest::export(&*store, &manifest::Filter::default(), manifest::Format::Csv, &mut std::io::stdout()).await?;
     say("auditor", "hubgate verify\n");
-    let report = manifest::verify(store, manifest::Options::default()).await?;
-    print!("{report}");
-    ensure!(report.is_clean(), "verify found something");
+    let report = manifest::verify::verify(store, manifest::verify::Options::default()).await?;
+    report.write_text(&mut std::io::stdout())?;
+    ensure!(report.is_fine(), "verify found something");
 
     say("you", &format!("hubgate stays up. Try: HF_ENDPOINT={endpoint} hf download {MODEL}   (Ctrl-C ends it)"));
     if std::env::args().any(|argument| argument == "--no-wait") {
@@ -128,11 +132,13 @@ async fn pull(client: &Client, cache: &Path) -> Result<Vec<String>> {
         ensure!(content.body.len().to_string() == meta.header("content-length"), "{file}: another size than announced");
         std::fs::write(cache.join(file), &content.body)?;
         let digest = hubgate::hub::Sha256::of(&content.body).to_string();
-        println!("  {file:<18} {:>7} bytes  sha256 {}  at {}", content.body.len(), &digest[..12], &meta.header("x-repo-commit")[..7]);
+        println!(
+            "  {file:<18} {:>7} bytes  sha256 {}  at {}",
+            content.body.len(),
+            &digest[..12],
+            &meta.header("x-repo-commit")[..7]
+        );
         digests.push(digest);
     }
     Ok(digests)
 }
-
-/// How long hubgate may take to be ready.
-const PATIENCE: Duration = Duration::from_secs(20);

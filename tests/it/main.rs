@@ -4,5 +4,6 @@
 
 mod egress;
 mod manifest;
+mod serving;
 mod support;
 mod upstream;

@@ -1,3 +1,7 @@
 //! What the suites share.
 
+#![allow(dead_code, reason = "each suite uses its part")]
+
+pub(crate) mod client;
+pub(crate) mod gateway;
 pub(crate) mod proxy;

@@ -1,0 +1,119 @@
+//! A few lines of HTTP client: one request as it is, or following relative redirects as the Hub's clients do.
+
+use anyhow::{Context, Result, bail, ensure};
+use bytes::Bytes;
+use http::{HeaderMap, Method, Request, StatusCode, Uri};
+use http_body_util::{BodyExt, Full};
+use hyper_util::{
+    client::legacy::{Client as Hyper, connect::HttpConnector},
+    rt::TokioExecutor,
+};
+
+/// How long a gateway may take to be ready.
+const PATIENCE: std::time::Duration = std::time::Duration::from_secs(20);
+
+/// A client of one endpoint. Its connections are its own.
+pub(crate) struct Client {
+    endpoint: String,
+    hyper: Hyper<HttpConnector, Full<Bytes>>,
+}
+
+/// A whole answer.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Bytes,
+    /// The body broke off: `body` is what came before.
+    pub(crate) broke: bool,
+}
+
+impl Client {
+    pub(crate) fn new(endpoint: &str) -> Self {
+        Self { endpoint: endpoint.to_owned(), hyper: Hyper::builder(TokioExecutor::new()).build_http() }
+    }
+
+    /// HEAD, redirects followed.
+    pub(crate) async fn head(&self, path: &str) -> Result<Answer> {
+        self.follow(Method::HEAD, path, &[]).await
+    }
+
+    /// GET, redirects followed.
+    pub(crate) async fn get(&self, path: &str) -> Result<Answer> {
+        self.follow(Method::GET, path, &[]).await
+    }
+
+    /// GET with headers, redirects followed.
+    pub(crate) async fn get_with(&self, path: &str, headers: &[(&str, &str)]) -> Result<Answer> {
+        self.follow(Method::GET, path, headers).await
+    }
+
+    /// Follows relative redirects; an absolute one is an error, since several clients stop there.
+    pub(crate) async fn follow(&self, method: Method, path: &str, headers: &[(&str, &str)]) -> Result<Answer> {
+        let mut path = path.to_owned();
+        for _ in 0..5 {
+            let answer = self.send(method.clone(), &path, headers, Bytes::new()).await?;
+            if answer.status != StatusCode::TEMPORARY_REDIRECT {
+                return Ok(answer);
+            }
+            path = answer.headers.get("location").context("a redirect without Location")?.to_str()?.to_owned();
+            ensure!(path.starts_with('/'), "an absolute Location: {path}");
+        }
+        bail!("too many redirects")
+    }
+
+    /// One request, one answer.
+    pub(crate) async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Bytes,
+    ) -> Result<Answer> {
+        let uri: Uri = format!("{}{path}", self.endpoint).parse()?;
+        let mut request = Request::builder().method(method).uri(uri);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let (head, mut body) = self.hyper.request(request.body(Full::new(body))?).await?.into_parts();
+        let mut bytes = Vec::new();
+        let mut broke = false;
+        while let Some(frame) = body.frame().await {
+            match frame {
+                Ok(frame) => bytes.extend_from_slice(frame.data_ref().map_or(&[][..], |data| data)),
+                Err(_) => {
+                    broke = true;
+                    break;
+                }
+            }
+        }
+        Ok(Answer { status: head.status, headers: head.headers, body: bytes.into(), broke })
+    }
+
+    /// Waits until `/-/readyz` says 200.
+    pub(crate) async fn wait_until_ready(&self) -> Result<()> {
+        let ready = async {
+            loop {
+                if let Ok(answer) = self.get("/-/readyz").await
+                    && answer.status == StatusCode::OK
+                {
+                    return;
+                }
+                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, ready).await.context("the gateway did not become ready")
+    }
+}
+
+impl Answer {
+    /// A header's text; empty where there is none.
+    pub(crate) fn header(&self, name: &str) -> &str {
+        self.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
+    }
+
+    /// The body as text.
+    pub(crate) fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+}
