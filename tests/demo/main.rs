@@ -5,6 +5,7 @@
 //! up for a client of your own. Run it with `cargo run --release --example demo`, from the project's folder.
 
 #[path = "../it/support/client.rs"]
+#[allow(dead_code, reason = "the demo uses a part of it")]
 mod client;
 
 use std::path::Path;
