@@ -1,13 +1,17 @@
-# A static binary in an empty image: no shell, no libc, no package to patch. Runs as any user, with a
-# read-only root; everything it writes lies below /data (directory store, spool).
-FROM rust:1.95-alpine AS build
-RUN apk add --no-cache musl-dev gcc make perl
+# A static binary in an empty image: no shell, no libc, no package to patch. Runs as any user, with a read-only
+# root; everything it writes lies below /data. `tests/infra/image.sh` checks these promises without Docker.
+FROM rust:1.95-bookworm AS build
 WORKDIR /src
 COPY . .
-RUN cargo build --release --locked --bin hubgate
+# With --target the flag holds for the binary alone, not for build scripts and macros.
+RUN TARGET="$(uname -m)-unknown-linux-gnu" \
+    && RUSTFLAGS="-C target-feature=+crt-static" cargo build --release --locked --bin hubgate --target "$TARGET" \
+    && cp "target/$TARGET/release/hubgate" /hubgate \
+    && mkdir /data
 
 FROM scratch
-COPY --from=build /src/target/release/hubgate /hubgate
+COPY --from=build /hubgate /hubgate
+COPY --from=build --chown=65532:65532 /data /data
 COPY policy /etc/hubgate/policy
 ENV HUBGATE_SERVER__LISTEN=0.0.0.0:8080 \
     HUBGATE_STORE__LOCAL__PATH=/data/store \

@@ -53,7 +53,7 @@ impl Builder {
         }
     }
 
-    /// The repos of [`crate::fixtures`].
+    /// The repos of [`fixtures()`](crate::fixtures()).
     pub fn fixtures(mut self) -> Self {
         self.repos.extend(crate::fixtures());
         self
