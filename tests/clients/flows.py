@@ -166,7 +166,7 @@ def hub_flows():
         Flow("tree-expand", HUB, "tree", ask(expand=True), lambda oracle: Value({"entries": entries(oracle, TINY)})),
         Flow("tree-sub", HUB, "tree", ask(path="sub/dir"), lambda oracle: Value({"entries": entries(oracle, TINY, ("sub/dir/notes.txt", "sub/dir/weights.bin"))})),
         Flow("paths-info", HUB, "paths-info", ask(TINY, "config.json", "model.safetensors", "no-such-file"), lambda oracle: Value({"entries": entries(oracle, TINY, ("config.json", "model.safetensors"))})),
-        Flow("refs", HUB, "refs", ask(), lambda oracle: Value({"branches": {b: oracle.commit(TINY, b) for b in ("main", "feature/x", "dev")}, "tags": {"v1.0": oracle.commit(TINY, "v1.0")}})),
+        Flow("refs", HUB, "refs", ask(), lambda oracle: Value({"branches": {b: oracle.commit(TINY, b) for b in ("main", "feature/x")}, "tags": {"v1.0": oracle.commit(TINY, "v1.0")}})),
         Flow("commits", HUB, "commits", ask(), lambda oracle: Value({"commits": oracle.commits(TINY)})),
         Flow("exists", HUB, "exists", ask(TINY, "config.json", "no-such-file"), lambda oracle: Value({"repo": True, "files": {"config.json": True, "no-such-file": False}})),
         Flow("auth-check", HUB[:3], "auth-check", ask(), lambda oracle: Value({"allowed": True})),
