@@ -279,6 +279,25 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn the_later_of_two_processes_words_counts_whichever_is_read_first() {
+        let store = MemoryStore::new();
+        let start = |writer: &str| {
+            let (tracker, shutdown) = (TaskTracker::new(), CancellationToken::new());
+            Manifest::start(store.clone(), writer.parse().unwrap(), &tracker, shutdown)
+        };
+        let (first, last) = (start("a"), start("z"));
+        let evicted = |n| NewRecord { what: What::Evicted, ..fact(n) };
+        last.record_stored(fact(1)).await.unwrap();
+        first.record(evicted(1)).await.unwrap();
+        first.record_stored(fact(2)).await.unwrap();
+        last.record(evicted(2)).await.unwrap();
+        last.record(evicted(3)).await.unwrap();
+        first.record_stored(fact(3)).await.unwrap();
+        let lines = lines(&store, &Filter::default(), Format::Text).await;
+        assert!(lines.len() == 1 && lines[0].contains("file-3.bin"), "{lines:#?}");
+    }
+
+    #[tokio::test]
     async fn jsonl_is_the_logs_own_text_so_its_chain_can_be_checked() {
         let store = store().await;
         let lines = lines(&store, &Filter { history: true, ..Filter::default() }, Format::Jsonl).await;

@@ -74,6 +74,20 @@ async fn a_whole_store_is_fine() {
 }
 
 #[tokio::test]
+async fn a_file_that_another_process_evicted_is_not_missed_whichever_chain_is_read_first() {
+    let store = MemoryStore::new();
+    let start = |writer: &str| {
+        Manifest::start(store.clone(), writer.parse().unwrap(), &TaskTracker::new(), CancellationToken::new())
+    };
+    let (first, last) = (start("a"), start("z"));
+    last.record_stored(fact(1)).await.unwrap();
+    first.record(NewRecord { what: What::Evicted, ..fact(1) }).await.unwrap();
+    first.record_stored(fact(2)).await.unwrap();
+    last.record(NewRecord { what: What::Evicted, ..fact(2) }).await.unwrap();
+    assert_eq!(found(&check(&store).await), []);
+}
+
+#[tokio::test]
 async fn a_missing_blob_is_named_by_every_file_that_needs_it() {
     let (store, manifest) = stored(5).await;
     manifest.record_stored(NewRecord { path: "copy".parse().unwrap(), ..fact(3) }).await.unwrap();
