@@ -6,7 +6,7 @@ use bytesize::ByteSize;
 use secrecy::SecretString;
 use serde::Deserialize;
 
-use super::{Error, ErrorKind, Result, Store, local::LocalStore};
+use super::{Error, ErrorKind, Result, Store, local::LocalStore, s3::S3Store};
 
 /// `[store]`: where everything is kept.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -56,7 +56,8 @@ pub struct S3Config {
     pub bucket: String,
     /// What stands before all keys, without slashes at its ends; may be empty.
     pub prefix: String,
-    /// The region that requests are signed for. `us-east-1` where neither this nor `AWS_REGION` is set.
+    /// The region that requests are signed for. Without it, what the AWS SDK's usual chain says where
+    /// `access_key` is not set, else `us-east-1`.
     pub region: Option<String>,
     /// Static access key. Without it, the AWS SDK's usual chain: environment, profile, web identity,
     /// container and instance roles.
@@ -123,7 +124,7 @@ impl Default for SpoolConfig {
 
 /// Builds the store that is configured. `writer` names this process in keys and staging folders, so it
 /// holds only letters, digits, `-`, `_` and `.`.
-pub async fn build(config: &StoreConfig, _spool: &SpoolConfig, writer: &str) -> Result<Arc<dyn Store>> {
+pub async fn build(config: &StoreConfig, spool: &SpoolConfig, writer: &str) -> Result<Arc<dyn Store>> {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
     if writer.is_empty() || writer.starts_with('.') || !writer.bytes().all(plain) {
         return Err(Error::new(ErrorKind::Misconfigured(format!(
@@ -132,6 +133,6 @@ pub async fn build(config: &StoreConfig, _spool: &SpoolConfig, writer: &str) -> 
     }
     match config.kind {
         StoreKind::Local => Ok(Arc::new(LocalStore::create(&config.local, writer).await?)),
-        StoreKind::S3 => Err(Error::new(ErrorKind::Misconfigured("store.kind = \"s3\" is not built in yet".into()))),
+        StoreKind::S3 => Ok(Arc::new(S3Store::create(&config.s3, spool, writer).await?)),
     }
 }

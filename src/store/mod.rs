@@ -16,6 +16,8 @@ mod file_body;
 mod key;
 mod layout;
 mod local;
+mod s3;
+mod staging;
 
 use std::{fs::File, ops::Range, sync::Arc, time::SystemTime};
 
@@ -83,8 +85,12 @@ pub trait Stage: Send + Sync {
     fn file(&self) -> Arc<File>;
 
     /// Says that bytes `0..upto` are written and final, so that the store can begin to take them (upload
-    /// parts, start write-back). Returns how many bytes from the start it has taken; never waits for
-    /// more than one part.
+    /// parts, start write-back). Returns how many bytes from the start it has taken; a blob that is taken
+    /// in one go at the end counts as taken.
+    ///
+    /// Waits, for one part at most, only when the store is more than 64 MiB behind. So a caller whose last
+    /// byte is written calls it with the whole size until 64 MiB or less are left, then commits. An error
+    /// ends the stage.
     async fn advance(&mut self, upto: u64) -> Result<u64>;
 
     /// Makes the whole file the blob `sha256`, durably. Committing a blob that is there already is fine.
@@ -189,6 +195,13 @@ impl From<std::io::Error> for Error {
         };
         Self::new(kind).caused_by(error)
     }
+}
+
+/// Runs file-system calls where they may wait.
+async fn blocking<T: Send + 'static>(
+    calls: impl FnOnce() -> std::io::Result<T> + Send + 'static,
+) -> std::io::Result<T> {
+    tokio::task::spawn_blocking(calls).await.unwrap_or_else(|stopped| Err(std::io::Error::other(stopped)))
 }
 
 fn on_key(key: Option<&Key>) -> String {

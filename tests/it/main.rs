@@ -5,5 +5,6 @@
 mod egress;
 mod manifest;
 mod serving;
+mod store_conformance;
 mod support;
 mod upstream;

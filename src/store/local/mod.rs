@@ -6,7 +6,6 @@
 
 mod folders;
 mod stage;
-mod staging;
 mod walk;
 
 use std::{
@@ -30,16 +29,15 @@ use rustix::{
     fs::{Mode, OFlags, RenameFlags, ResolveFlags},
     io::Errno,
 };
-use tokio::task::spawn_blocking;
 
 use super::{
     Error, ErrorKind, FileBody, Key, LocalConfig, Object, ObjectMeta, Prefix, Probe, PutMode, PutOutcome, Result,
-    Stage, Store, read_at,
+    Stage, Store, blocking, read_at,
+    staging::{self, Staging},
 };
 use crate::hub::Sha256;
 use folders::{Folders, create_root, sync_parent};
 use stage::LocalStage;
-use staging::Staging;
 use walk::Walk;
 
 /// How long an open blob may be handed out again. Blobs never change, so this only bounds how long one
@@ -289,11 +287,6 @@ impl Store for LocalStore {
         let staging = self.staging.clone();
         blocking(move || staging.sweep(LEFTOVERS_AFTER)).await.map_err(|error| failed(&self.root, error))
     }
-}
-
-/// Runs file-system calls where they may wait.
-async fn blocking<T: Send + 'static>(calls: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
-    spawn_blocking(calls).await.unwrap_or_else(|stopped| Err(io::Error::other(stopped)))
 }
 
 /// Nothing there is an answer, not a failure.

@@ -6,10 +6,10 @@ use async_trait::async_trait;
 use moka::future::Cache;
 use tokio::task::{JoinHandle, spawn_blocking};
 
-use super::{OpenFile, blocking, failed, folders::Folders, staging::StagedPath};
+use super::{OpenFile, failed, folders::Folders};
 use crate::{
     hub::Sha256,
-    store::{Error, ErrorKind, Key, Result, Stage},
+    store::{Error, ErrorKind, Key, Result, Stage, blocking, staging::StagedPath},
 };
 
 /// How much is written before its write-back is started.

@@ -6,8 +6,8 @@ use std::{
     vec,
 };
 
-use super::{found, staging::is_hidden};
-use crate::store::{Key, ObjectMeta, Prefix};
+use super::found;
+use crate::store::{Key, ObjectMeta, Prefix, staging::is_hidden};
 
 /// All objects below a prefix, ordered by key. Holds the names of one folder for each level.
 #[derive(Debug)]

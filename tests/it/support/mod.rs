@@ -3,5 +3,7 @@
 #![allow(dead_code, reason = "each suite uses its part")]
 
 pub(crate) mod client;
+pub(crate) mod faulty_store;
 pub(crate) mod gateway;
 pub(crate) mod proxy;
+pub(crate) mod s3;

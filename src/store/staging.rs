@@ -1,4 +1,4 @@
-//! `.staging`: one folder for each process that writes, owned by a lock that the kernel gives up when the
+//! Files on their way in, in `.staging`: one folder for each process that writes, owned by a lock that the kernel gives up when the
 //! process ends, so that what the dead left behind can be told from what the living write.
 
 use std::{
@@ -16,7 +16,7 @@ use rustix::{
 };
 use uuid::Uuid;
 
-/// The folder of all staging folders, below the store's root.
+/// The folder of all staging folders, below the store's or the spool's own.
 const FOLDER: &str = ".staging";
 
 /// The lock inside a staging folder.
@@ -137,7 +137,7 @@ impl Drop for StagedPath {
 
 /// Gives the file its size and its room on the disk, so that a full disk shows now, not in the middle.
 /// Where the file system cannot reserve, the file is sparse and a full disk shows at a write.
-pub(in crate::store) fn reserve(file: &File, size: u64) -> io::Result<()> {
+pub(super) fn reserve(file: &File, size: u64) -> io::Result<()> {
     if size == 0 {
         return Ok(());
     }

@@ -1,0 +1,224 @@
+//! What S3 servers answer, in the store's words. The codes differ between servers; where there is no code
+//! (an answer to HEAD has no body) the status decides.
+
+use std::time::SystemTime;
+
+use aws_sdk_s3::{
+    config::http::HttpResponse,
+    error::{ProvideErrorMetadata, SdkError},
+};
+
+use crate::store::{Error, ErrorKind};
+
+/// The error of an operation.
+pub(super) type Failure<E> = SdkError<E, HttpResponse>;
+
+/// Whether the answer says that there is no such object. A bucket that is missing is something else.
+pub(super) fn is_not_found<E: ProvideErrorMetadata>(failure: &Failure<E>) -> bool {
+    match code(failure) {
+        Some("NoSuchKey" | "NotFound" | "NoSuchVersion" | "NoSuchUpload") => true,
+        None => status(failure) == Some(404),
+        Some(_) => false,
+    }
+}
+
+/// Whether the answer says that a condition of the request does not hold.
+pub(super) fn is_precondition_failed<E: ProvideErrorMetadata>(failure: &Failure<E>) -> bool {
+    code(failure) == Some("PreconditionFailed") || status(failure) == Some(412)
+}
+
+/// Whether the server has no such operation, or does not let us use it.
+pub(super) fn is_not_offered<E: ProvideErrorMetadata>(failure: &Failure<E>) -> bool {
+    matches!(status(failure), Some(400 | 403 | 405 | 500 | 501))
+}
+
+/// The code of the answer, if it has one.
+pub(super) fn code<E: ProvideErrorMetadata>(failure: &Failure<E>) -> Option<&str> {
+    failure.as_service_error().and_then(|error| error.code())
+}
+
+fn status<E>(failure: &Failure<E>) -> Option<u16> {
+    failure.raw_response().map(|response| response.status().as_u16())
+}
+
+/// The failure as the store tells it.
+#[expect(clippy::needless_pass_by_value, reason = "made for map_err")]
+pub(super) fn failed<E>(failure: Failure<E>) -> Error
+where
+    E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
+{
+    let said = match &failure {
+        SdkError::ServiceError(_) => answer(&failure),
+        _ => causes(&failure),
+    };
+    Error::new(kind(&failure)).caused_by(said)
+}
+
+/// What the server said: `403 AccessDenied: Access Denied.`
+fn answer<E: ProvideErrorMetadata>(failure: &Failure<E>) -> String {
+    let status = status(failure).map(|status| status.to_string()).unwrap_or_default();
+    let message = failure.as_service_error().and_then(|error| error.message()).unwrap_or("(no message)");
+    format!("{status} {}: {message}", code(failure).unwrap_or("(no code)"))
+}
+
+/// A failure and its causes in one line: the SDK's own `Display` says only "dispatch failure".
+fn causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}
+
+fn kind<E>(failure: &Failure<E>) -> ErrorKind
+where
+    E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
+{
+    match failure {
+        SdkError::TimeoutError(_) => ErrorKind::Unreachable,
+        SdkError::ConstructionFailure(_) | SdkError::DispatchFailure(_) => undelivered(failure),
+        _ => answered(failure),
+    }
+}
+
+/// The request got no answer.
+fn undelivered<E>(failure: &Failure<E>) -> ErrorKind
+where
+    E: std::error::Error + Send + Sync + 'static,
+{
+    let text = causes(failure);
+    if text.contains("invalid peer certificate") {
+        return ErrorKind::Misconfigured(format!(
+            "the server's certificate is not trusted: name its authority in store.s3.ca_file ({})",
+            first_with(&text, "invalid peer certificate")
+        ));
+    }
+    if text.contains("store.s3.secret_key_file") || text.contains("CredentialsNotLoaded") || text.contains("identity") {
+        return ErrorKind::Misconfigured(format!(
+            "no credentials for the bucket: set store.s3.access_key and store.s3.secret_key_file, or give the process \
+             a role ({})",
+            first_with(&text, "redentials")
+        ));
+    }
+    ErrorKind::Unreachable
+}
+
+/// The first part of a chain of causes that has `word`.
+fn first_with<'a>(text: &'a str, word: &str) -> &'a str {
+    text.split(": ").find(|part| part.contains(word)).unwrap_or(text)
+}
+
+fn answered<E: ProvideErrorMetadata>(failure: &Failure<E>) -> ErrorKind {
+    match code(failure) {
+        Some("NoSuchBucket") => {
+            ErrorKind::Misconfigured("the bucket is not there: create it, or correct store.s3.bucket".into())
+        }
+        Some("RequestTimeTooSkewed") => ErrorKind::Misconfigured(skew(failure, SystemTime::now())),
+        Some(
+            "PermanentRedirect" | "TemporaryRedirect" | "AuthorizationHeaderMalformed" | "IllegalLocationConstraint",
+        ) => ErrorKind::Misconfigured(format!(
+            "the bucket is in another region: correct store.s3.region or store.s3.endpoint ({})",
+            answer(failure)
+        )),
+        Some(
+            "AccessDenied"
+            | "AccountProblem"
+            | "AllAccessDisabled"
+            | "ExpiredToken"
+            | "InvalidAccessKeyId"
+            | "InvalidToken"
+            | "SignatureDoesNotMatch"
+            | "TokenRefreshRequired"
+            | "Unauthorized",
+        ) => ErrorKind::PermissionDenied,
+        Some("QuotaExceeded" | "XMinioAdminBucketQuotaExceeded" | "XMinioStorageFull" | "InsufficientStorage") => {
+            ErrorKind::Full("the bucket (store.s3.bucket) or its server is full".into())
+        }
+        Some(
+            "ConditionalRequestConflict"
+            | "InternalError"
+            | "OperationAborted"
+            | "RequestTimeout"
+            | "ServiceUnavailable"
+            | "SlowDown"
+            | "Throttling"
+            | "ThrottlingException"
+            | "TooManyRequests"
+            | "XMinioServerNotInitialized",
+        ) => ErrorKind::Busy,
+        _ => match status(failure) {
+            Some(401 | 403) => ErrorKind::PermissionDenied,
+            Some(507) => ErrorKind::Full("the bucket (store.s3.bucket) or its server is full".into()),
+            Some(408 | 429 | 500 | 502 | 503 | 504) => ErrorKind::Busy,
+            _ => ErrorKind::Other(answer(failure)),
+        },
+    }
+}
+
+fn skew<E>(failure: &Failure<E>, now: SystemTime) -> String {
+    let theirs = failure.raw_response().and_then(|response| response.headers().get("date")).unwrap_or("unknown");
+    let ours = time::OffsetDateTime::from(now)
+        .format(&time::format_description::well_known::Rfc2822)
+        .unwrap_or_else(|_| "unknown".into());
+    format!("this machine's clock and the store's differ too much: here it is {ours}, there {theirs}; set the clock")
+}
+
+#[cfg(test)]
+mod tests {
+    use aws_sdk_s3::{
+        config::http::HttpResponse, error::ErrorMetadata, operation::get_object::GetObjectError, primitives::SdkBody,
+    };
+
+    use super::*;
+
+    fn answered_with(status: u16, code: Option<&str>) -> Failure<GetObjectError> {
+        let mut response = HttpResponse::new(status.try_into().unwrap(), SdkBody::empty());
+        response.headers_mut().insert("date", "Mon, 23 Nov 2026 03:00:00 GMT");
+        let metadata = ErrorMetadata::builder();
+        let metadata = match code {
+            Some(code) => metadata.code(code).message("words"),
+            None => metadata,
+        };
+        SdkError::service_error(GetObjectError::generic(metadata.build()), response)
+    }
+
+    #[test]
+    fn only_a_missing_object_is_not_found() {
+        for code in [Some("NoSuchKey"), Some("NotFound"), None] {
+            assert!(is_not_found(&answered_with(404, code)), "{code:?}");
+        }
+        assert!(!is_not_found(&answered_with(404, Some("NoSuchBucket"))));
+        assert!(!is_not_found(&answered_with(403, Some("AccessDenied"))));
+    }
+
+    #[test]
+    fn codes_become_what_a_caller_can_act_on() {
+        let cases = [
+            (403, Some("SignatureDoesNotMatch"), ErrorKind::PermissionDenied),
+            (403, None, ErrorKind::PermissionDenied),
+            (503, Some("SlowDown"), ErrorKind::Busy),
+            (503, Some("AnotherWord"), ErrorKind::Busy),
+            (429, None, ErrorKind::Busy),
+            (
+                507,
+                Some("XMinioStorageFull"),
+                ErrorKind::Full("the bucket (store.s3.bucket) or its server is full".into()),
+            ),
+            (418, Some("Teapot"), ErrorKind::Other("418 Teapot: words".into())),
+        ];
+        for (status, code, expected) in cases {
+            assert_eq!(failed(answered_with(status, code)).kind, expected, "{status} {code:?}");
+        }
+    }
+
+    #[test]
+    fn a_wrong_clock_is_told_with_both_times() {
+        let now = SystemTime::UNIX_EPOCH + std::time::Duration::from_hours(24);
+        let text = skew(&answered_with(403, Some("RequestTimeTooSkewed")), now);
+        assert!(text.contains("Fri, 02 Jan 1970 00:00:00 +0000"), "{text}");
+        assert!(text.contains("Mon, 23 Nov 2026 03:00:00 GMT"), "{text}");
+        assert!(matches!(failed(answered_with(403, Some("RequestTimeTooSkewed"))).kind, ErrorKind::Misconfigured(_)));
+    }
+}

@@ -1,0 +1,228 @@
+//! A blob on its way into the bucket: parts go up from the spool while it grows, small ones whole at the
+//! end.
+
+use std::{collections::BTreeMap, fs::File, ops::Range, sync::Arc};
+
+use async_trait::async_trait;
+use aws_sdk_s3::{
+    config::Builder,
+    primitives::{ByteStream, SdkBody},
+};
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use tokio::task::{JoinError, JoinSet};
+
+use super::{
+    Bucket,
+    client::{UPLOAD_WITHIN, within},
+    error::failed,
+    spool::Spooled,
+    uploads::{Upload, Uploads},
+};
+use crate::{
+    hub::Sha256,
+    store::{Error, ErrorKind, FileBody, Key, Result, Stage},
+};
+
+/// The smallest part, and the largest blob that goes up whole.
+const PART_BYTES: u64 = 16 * 1024 * 1024;
+
+/// S3 takes 10,000 parts; some room is left.
+const PARTS: u64 = 9_000;
+
+/// Parts on their way at once.
+const AT_ONCE: usize = 4;
+
+/// How far the upload may fall behind the spool before [`Stage::advance`] waits for a part.
+const BEHIND_BYTES: u64 = 64 * 1024 * 1024;
+
+type Sent = Result<(i32, String)>;
+
+/// A staged blob of a bucket store.
+pub(super) struct S3Stage {
+    bucket: Bucket,
+    uploads: Arc<Uploads>,
+    spooled: Spooled,
+    size: u64,
+    part_bytes: u64,
+    /// The object that parts go to; none while the digest is unknown or where there are no parts.
+    target: Option<Key>,
+    upload: Option<Upload>,
+    /// The next part to send, counted from 0.
+    next: u64,
+    sending: JoinSet<Sent>,
+    /// Etags of the parts that the server has, by part number.
+    sent: BTreeMap<i32, String>,
+}
+
+impl S3Stage {
+    pub(super) fn new(
+        bucket: Bucket,
+        uploads: Arc<Uploads>,
+        spooled: Spooled,
+        size: u64,
+        sha256: Option<Sha256>,
+    ) -> Self {
+        Self {
+            bucket,
+            uploads,
+            spooled,
+            size,
+            part_bytes: part_bytes(size),
+            target: sha256.filter(|_| size > PART_BYTES).map(|sha256| Key::blob(&sha256)),
+            upload: None,
+            next: 0,
+            sending: JoinSet::new(),
+            sent: BTreeMap::new(),
+        }
+    }
+
+    /// Sends the parts that lie before `upto`, as many as may go at once.
+    async fn send_parts(&mut self, target: &Key, upto: u64) -> Result<()> {
+        while self.sending.len() < AT_ONCE {
+            let start = self.next * self.part_bytes;
+            let end = (start + self.part_bytes).min(self.size);
+            if start >= self.size || end > upto {
+                break;
+            }
+            let upload = match &mut self.upload {
+                Some(upload) => upload,
+                none => none.insert(self.uploads.begin(target).await?),
+            };
+            self.uploads.renew(upload).await?;
+            self.next += 1;
+            let number = i32::try_from(self.next).unwrap_or(i32::MAX);
+            let (bucket, key, id) = (self.bucket.clone(), upload.key.clone(), upload.id.clone());
+            self.sending.spawn(send_part(bucket, key, id, number, self.spooled.file.clone(), start..end));
+        }
+        Ok(())
+    }
+
+    fn note(&mut self, sent: std::result::Result<Sent, JoinError>) -> Result<()> {
+        let (number, etag) = sent.map_err(|stopped| Error::new(ErrorKind::Other(stopped.to_string())))??;
+        self.sent.insert(number, etag);
+        Ok(())
+    }
+
+    /// How many bytes from the start the server has.
+    fn taken(&self) -> u64 {
+        let in_a_row = (1..).zip(self.sent.keys()).take_while(|(expected, number)| expected == *number).count();
+        (in_a_row as u64 * self.part_bytes).min(self.size)
+    }
+
+    async fn put_whole(&self, key: &Key, sha256: Sha256) -> Result<()> {
+        let put = self
+            .bucket
+            .client
+            .put_object()
+            .bucket(&*self.bucket.name)
+            .key(self.bucket.path(key))
+            .set_server_side_encryption(self.bucket.encryption.clone())
+            .set_ssekms_key_id(self.bucket.kms_key_id.clone())
+            .checksum_sha256(STANDARD.encode(sha256.as_bytes()))
+            .body(file_range(&self.spooled.file, 0..self.size))
+            .customize()
+            .config_override(Builder::new().timeout_config(within(UPLOAD_WITHIN)));
+        put.send().await.map(drop).map_err(|failure| failed(failure).on(key))
+    }
+}
+
+#[async_trait]
+impl Stage for S3Stage {
+    fn file(&self) -> Arc<File> {
+        self.spooled.file.clone()
+    }
+
+    async fn advance(&mut self, upto: u64) -> Result<u64> {
+        let Some(target) = self.target.clone() else { return Ok(upto) };
+        while let Some(sent) = self.sending.try_join_next() {
+            self.note(sent)?;
+        }
+        self.send_parts(&target, upto).await?;
+        if upto > self.taken() + BEHIND_BYTES
+            && let Some(sent) = self.sending.join_next().await
+        {
+            self.note(sent)?;
+            self.send_parts(&target, upto).await?;
+        }
+        Ok(self.taken())
+    }
+
+    async fn commit(mut self: Box<Self>, sha256: Sha256) -> Result<()> {
+        let key = Key::blob(&sha256);
+        let len = self.spooled.file.metadata()?.len();
+        if len != self.size {
+            let problem = format!("the spool file has {len} bytes, {} were announced", self.size);
+            return Err(Error::new(ErrorKind::Corrupt(problem)).on(&key));
+        }
+        if self.size <= PART_BYTES {
+            return self.put_whole(&key, sha256).await;
+        }
+        let target = self.target.get_or_insert_with(|| key.clone()).clone();
+        if target != key {
+            let problem = format!("announced as {target}");
+            return Err(Error::new(ErrorKind::Corrupt(problem)).on(&key));
+        }
+        self.send_parts(&target, self.size).await?;
+        while let Some(sent) = self.sending.join_next().await {
+            self.note(sent)?;
+            self.send_parts(&target, self.size).await?;
+        }
+        let Some(upload) = self.upload.take() else {
+            return Err(Error::new(ErrorKind::Other("no part was sent".into())).on(&key));
+        };
+        let etags = std::mem::take(&mut self.sent).into_iter().collect();
+        self.uploads.complete(upload, etags, self.size).await
+    }
+}
+
+impl Drop for S3Stage {
+    fn drop(&mut self) {
+        if let Some(upload) = self.upload.take() {
+            // A part that arrives after the abort would stay on some servers.
+            let mut sending = std::mem::take(&mut self.sending);
+            self.uploads.clone().abort_later(upload, async move { sending.shutdown().await });
+        }
+    }
+}
+
+/// The length of all parts but the last.
+fn part_bytes(size: u64) -> u64 {
+    size.div_ceil(PARTS).max(PART_BYTES)
+}
+
+async fn send_part(bucket: Bucket, key: Key, id: String, number: i32, file: Arc<File>, range: Range<u64>) -> Sent {
+    let part = bucket
+        .client
+        .upload_part()
+        .bucket(&*bucket.name)
+        .key(bucket.path(&key))
+        .upload_id(id)
+        .part_number(number)
+        .body(file_range(&file, range))
+        .customize()
+        .config_override(Builder::new().timeout_config(within(UPLOAD_WITHIN)));
+    let part = part.send().await.map_err(|failure| failed(failure).on(&key))?;
+    let etag = part.e_tag.ok_or_else(|| {
+        Error::new(ErrorKind::Corrupt(format!("the server took part {number} and gave no etag"))).on(&key)
+    })?;
+    Ok((number, etag))
+}
+
+/// A body that the SDK can send again when an attempt fails.
+fn file_range(file: &Arc<File>, range: Range<u64>) -> ByteStream {
+    let file = file.clone();
+    ByteStream::new(SdkBody::retryable(move || SdkBody::from_body_1_x(FileBody::new(file.clone(), range.clone()))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_are_few_enough_and_large_enough() {
+        for size in [0, 1, PART_BYTES, PART_BYTES + 1, PARTS * PART_BYTES, PARTS * PART_BYTES + 1, 5 << 40] {
+            let part = part_bytes(size);
+            assert!(part >= PART_BYTES && size.div_ceil(part) <= PARTS, "{size}: {part}");
+        }
+    }
+}

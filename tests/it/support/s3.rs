@@ -1,0 +1,153 @@
+//! S3 servers to test against: s3s-fs in this process, behind a real socket, and whatever real server the
+//! environment names.
+
+use std::{
+    convert::Infallible,
+    io::Write as _,
+    path::Path,
+    sync::{
+        Arc, Once,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::{Duration, SystemTime},
+};
+
+use bytes::Bytes;
+use http::{Method, Request, Response};
+use http_body_util::{BodyExt as _, combinators::UnsyncBoxBody};
+use hubgate::store::S3Config;
+use hyper::{body::Incoming, service::service_fn};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use s3s::{
+    auth::SimpleAuth,
+    service::{S3Service, S3ServiceBuilder},
+};
+use tempfile::TempDir;
+use tokio::{net::TcpListener, task::JoinSet};
+use uuid::Uuid;
+
+const ACCESS_KEY: &str = "test-key";
+const SECRET_KEY: &str = "test-secret";
+const BUCKET: &str = "models";
+
+/// s3s-fs on a port of its own, over a folder of its own. It can cut the bodies of blobs.
+pub(crate) struct S3sServer {
+    root: TempDir,
+    endpoint: String,
+    cuts: Arc<AtomicU32>,
+    _accepting: JoinSet<()>,
+}
+
+/// How many bytes of a blob go out before a cut.
+pub(crate) const CUT_AFTER_BYTES: usize = 100_000;
+
+impl S3sServer {
+    pub(crate) async fn start() -> Self {
+        let root = TempDir::new().unwrap();
+        std::fs::create_dir(root.path().join(BUCKET)).unwrap();
+        let mut builder = S3ServiceBuilder::new(s3s_fs::FileSystem::new(root.path()).unwrap());
+        builder.set_auth(SimpleAuth::from_single(ACCESS_KEY, SECRET_KEY));
+        let service = builder.build();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let endpoint = format!("http://{}", listener.local_addr().unwrap());
+        let cuts = Arc::new(AtomicU32::new(0));
+        let mut accepting = JoinSet::new();
+        accepting.spawn(accept(listener, service, cuts.clone()));
+        Self { root, endpoint, cuts, _accepting: accepting }
+    }
+
+    pub(crate) fn config(&self) -> S3Config {
+        S3Config {
+            endpoint: Some(self.endpoint.clone()),
+            bucket: BUCKET.into(),
+            prefix: "hub/gate".into(),
+            access_key: Some(ACCESS_KEY.into()),
+            secret_key: Some(SECRET_KEY.to_owned().into()),
+            ..S3Config::default()
+        }
+    }
+
+    /// Cuts the next `times` GETs of blobs after [`CUT_AFTER_BYTES`] each.
+    pub(crate) fn cut(&self, times: u32) {
+        self.cuts.store(times, Ordering::SeqCst);
+    }
+
+    /// Makes every object below `uploads/` two days old.
+    pub(crate) fn age_uploads(&self) {
+        age(&self.root.path().join(BUCKET).join("hub/gate/uploads"), SystemTime::now() - Duration::from_hours(48));
+    }
+}
+
+fn age(folder: &Path, then: SystemTime) {
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            age(&path, then);
+        } else {
+            std::fs::File::options().write(true).open(path).unwrap().set_modified(then).unwrap();
+        }
+    }
+}
+
+async fn accept(listener: TcpListener, service: S3Service, cuts: Arc<AtomicU32>) {
+    let mut connections = JoinSet::new();
+    while let Ok((socket, _)) = listener.accept().await {
+        socket.set_nodelay(true).unwrap();
+        let (service, cuts) = (service.clone(), cuts.clone());
+        connections.spawn(async move {
+            let answers = service_fn(move |request| answer(service.clone(), cuts.clone(), request));
+            let server = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
+            // A connection that the test cuts or drops ends with an error here.
+            let _ = server.serve_connection(TokioIo::new(socket), answers).await;
+        });
+    }
+}
+
+type Answer = Response<UnsyncBoxBody<Bytes, Box<dyn std::error::Error + Send + Sync>>>;
+
+async fn answer(service: S3Service, cuts: Arc<AtomicU32>, request: Request<Incoming>) -> Result<Answer, Infallible> {
+    let is_blob = request.method() == Method::GET && request.uri().path().contains("/blobs/");
+    let response = hyper::service::Service::call(&service, request).await.unwrap();
+    let is_cut = is_blob && cuts.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok();
+    Ok(response.map(|body| if is_cut { cut_body(body) } else { body.map_err(Into::into).boxed_unsync() }))
+}
+
+fn cut_body(body: s3s::Body) -> UnsyncBoxBody<Bytes, Box<dyn std::error::Error + Send + Sync>> {
+    let mut left = CUT_AFTER_BYTES;
+    let cut = body.map_err(Into::into).map_frame(move |frame| {
+        frame.map_data(|mut bytes: Bytes| {
+            bytes.truncate(left);
+            left -= bytes.len();
+            bytes
+        })
+    });
+    // The length that was announced does not come, so hyper closes the connection in the middle.
+    cut.boxed_unsync()
+}
+
+/// The real server that the environment names, with a prefix of this test's own; says aloud what it does.
+///
+/// `HUBGATE_TEST_S3_ENDPOINT`, `_BUCKET`, `_ACCESS_KEY`, `_SECRET_KEY`, and `_CA_FILE` for https.
+/// `HUBGATE_TEST_S3_REQUIRED=1` makes the absence of the first a failure.
+pub(crate) fn real_server() -> Option<S3Config> {
+    static SAID: Once = Once::new();
+    let set = |name: &str| std::env::var(format!("HUBGATE_TEST_S3_{name}")).ok().filter(|value| !value.is_empty());
+    // Not by eprintln, which a passing test keeps to itself.
+    let say = |text: String| SAID.call_once(|| std::io::stderr().write_all(format!("{text}\n").as_bytes()).unwrap());
+    let Some(endpoint) = set("ENDPOINT") else {
+        assert!(set("REQUIRED").is_none(), "HUBGATE_TEST_S3_REQUIRED is set and HUBGATE_TEST_S3_ENDPOINT is not");
+        say("NOT RUN on a real S3 server: HUBGATE_TEST_S3_ENDPOINT is not set".into());
+        return None;
+    };
+    say(format!("running on the real S3 server at {endpoint}"));
+    let needed = |name: &str| set(name).unwrap_or_else(|| panic!("HUBGATE_TEST_S3_{name} is not set"));
+    Some(S3Config {
+        endpoint: Some(endpoint),
+        bucket: needed("BUCKET"),
+        prefix: format!("hubgate-test/{}", Uuid::now_v7().simple()),
+        access_key: Some(needed("ACCESS_KEY")),
+        secret_key: Some(needed("SECRET_KEY").into()),
+        ca_file: set("CA_FILE").map(Into::into),
+        ..S3Config::default()
+    })
+}
