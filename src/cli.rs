@@ -6,8 +6,9 @@
 mod healthcheck;
 mod manifest;
 mod policy;
+mod store;
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{path::PathBuf, process::ExitCode, str::FromStr};
 
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
@@ -16,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     app::{App, Core, StartError, stop_on_signals},
     config::{self, ConfigError, Loaded, Sources},
+    hub::{ParseError, Repo, Revision},
     policy::{LoadError, PolicyHandle},
     server,
     telemetry::{self, LogConfig},
@@ -61,6 +63,28 @@ enum Command {
     /// What came in.
     #[command(subcommand)]
     Manifest(manifest::ManifestCommand),
+    /// Proves offline that log, index, snapshots and blobs agree; exit code 1 if they don't.
+    Verify(store::VerifyArgs),
+    /// What is known of commits.
+    #[command(subcommand)]
+    Snapshot(store::SnapshotCommand),
+}
+
+/// `REPO[@REV]`.
+#[derive(Debug, Clone)]
+struct RepoAtRevision {
+    repo: Repo,
+    revision: Revision,
+}
+
+impl FromStr for RepoAtRevision {
+    type Err = ParseError;
+
+    fn from_str(text: &str) -> Result<Self, ParseError> {
+        let (repo, revision) = text.split_once('@').map_or((text, None), |(repo, revision)| (repo, Some(revision)));
+        let revision = revision.map_or_else(|| Ok(Revision::main()), str::parse)?;
+        Ok(Self { repo: repo.parse()?, revision })
+    }
 }
 
 #[derive(Debug, Args)]
@@ -144,6 +168,8 @@ impl Cli {
             Command::Healthcheck(args) => healthcheck::run(&loaded, &args),
             Command::Policy(command) => policy::run(&loaded, &command),
             Command::Manifest(command) => manifest::run(&loaded, &command),
+            Command::Verify(args) => store::verify(&loaded, &args),
+            Command::Snapshot(command) => store::snapshot(&loaded, &command),
         }
     }
 }

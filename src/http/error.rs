@@ -101,6 +101,7 @@ pub(super) fn answer(error: Error, form: &Form, visit: &mut Visit) -> Response<P
     if face.refusal.is_some() {
         visit.outcome = Outcome::Denied;
     }
+    visit.commit = visit.commit.or(face.commit);
     visit.reason = Some(face.message.clone());
     face.respond(form.api)
 }

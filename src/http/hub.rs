@@ -103,15 +103,10 @@ impl Shared {
                 Ok(api::json(b"{}".to_vec()))
             }
             HubRoute::Whoami => Ok(self.whoami(ask)),
-            HubRoute::XetReadToken { repo, .. } => {
-                self.gateway.authorise(&ask.asker, repo).await?;
-                Ok(error::not_here(NO_XET, &form))
-            }
+            // These tell nothing of any repo, so that policy need not be asked.
+            HubRoute::XetReadToken { .. } => Ok(error::not_here(NO_XET, &form)),
+            HubRoute::Git { .. } => Ok(error::not_here(NO_GIT, &form)),
             HubRoute::AgentHarnesses | HubRoute::Telemetry => Ok(error::no_such_page(true)),
-            HubRoute::Git { repo, .. } => {
-                self.gateway.authorise(&ask.asker, repo).await?;
-                Ok(error::not_here(NO_GIT, &form))
-            }
             HubRoute::Write { what, .. } => Ok(error::read_only(what, &form, visit)),
             HubRoute::Unknown { .. } => Ok(error::no_such_page(form.api)),
         }

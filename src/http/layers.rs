@@ -156,8 +156,16 @@ pub struct Counted {
 }
 
 impl Counted {
-    pub(super) fn new(payload: Payload, visit: Box<Visit>, log: AccessLog, status: StatusCode) -> Self {
-        let expected = if visit.method == Method::HEAD { Some(0) } else { payload.size_hint().exact() };
+    /// `length` is what the answer announces.
+    pub(super) fn new(
+        payload: Payload,
+        visit: Box<Visit>,
+        log: AccessLog,
+        status: StatusCode,
+        length: Option<u64>,
+    ) -> Self {
+        let expected =
+            if visit.method == Method::HEAD { Some(0) } else { length.or_else(|| payload.size_hint().exact()) };
         Self { payload, visit: Some(visit), log, status, expected, sent: 0 }
     }
 

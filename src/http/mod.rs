@@ -27,7 +27,11 @@ use std::{panic::AssertUnwindSafe, sync::Arc, time::Instant};
 
 use bytes::Bytes;
 use futures_util::FutureExt;
-use http::{HeaderValue, Request, Response, request::Parts};
+use http::{
+    HeaderValue, Request, Response,
+    header::{CONNECTION, CONTENT_LENGTH},
+    request::Parts,
+};
 use http_body::Body;
 use tower::ServiceExt as _;
 
@@ -147,7 +151,8 @@ impl Edge {
     fn finish(&self, response: Response<Payload>, visit: Box<Visit>) -> Response<Counted> {
         let (mut head, payload) = response.into_parts();
         head.headers.insert("x-request-id", visit.id.clone());
-        let body = Counted::new(payload, visit, self.shared.access.clone(), head.status);
+        let length = head.headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+        let body = Counted::new(payload, visit, self.shared.access.clone(), head.status, length);
         Response::from_parts(head, body)
     }
 
@@ -206,7 +211,7 @@ impl Handle for Edge {
         let mut visit = self.visit(peer, &parts);
         let response = error::too_many_connections(&mut visit);
         let mut response = self.finish(response, visit);
-        response.headers_mut().insert(http::header::CONNECTION, HeaderValue::from_static("close"));
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         response
     }
 }

@@ -3,6 +3,10 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may panic, its helpers too")]
 
 mod egress;
+mod http_api;
+mod http_edge;
+mod http_errors;
+mod http_files;
 mod manifest;
 mod serving;
 mod store_conformance;

@@ -61,6 +61,8 @@ pub(crate) struct TestGateway {
     pub(crate) url: String,
     /// A client of it.
     pub(crate) client: Client,
+    /// A client of its second listener, where `server.admin_listen` is set.
+    pub(crate) admin: Option<Client>,
     /// The use cases, without HTTP.
     pub(crate) gateway: Gateway,
     /// Its store.
@@ -122,7 +124,9 @@ impl Setup {
         let log = Lines::default();
         let (access, guard) = AccessLog::to(log.clone(), LogFormat::Json);
         let app = App::build(&loaded, access).await.unwrap();
-        let url = format!("http://{}", app.addresses().next().unwrap());
+        let urls: Vec<String> = app.addresses().map(|address| format!("http://{address}")).collect();
+        let url = urls[0].clone();
+        let admin = urls.get(1).map(|url| Client::new(url));
         let (gateway, store) = (app.core().gateway.clone(), app.core().store.clone());
         let stop = CancellationToken::new();
         let running = tokio::spawn({
@@ -135,7 +139,7 @@ impl Setup {
         });
         let client = Client::new(&url);
         client.wait_until_ready().await.unwrap();
-        TestGateway { url, client, gateway, store, root, log, stop, running }
+        TestGateway { url, client, admin, gateway, store, root, log, stop, running }
     }
 }
 

@@ -2,6 +2,7 @@
 
 #![allow(dead_code, reason = "each suite uses its part")]
 
+pub(crate) mod asking;
 pub(crate) mod client;
 pub(crate) mod faulty_store;
 pub(crate) mod gateway;

@@ -1,0 +1,95 @@
+//! `hubgate verify` and `hubgate snapshot`: what is in the store, proven, and learned anew.
+
+use std::{
+    io::{self, IsTerminal as _},
+    sync::Arc,
+};
+
+use anyhow::Context as _;
+use clap::{Args, Subcommand};
+use indicatif::{ProgressBar, ProgressStyle};
+
+use super::{Done, Failure, RepoAtRevision, with_core};
+use crate::{
+    app::Core,
+    config::Loaded,
+    gateway::Asker,
+    manifest::verify::{self as verification, Options, Phase, Progress},
+};
+
+#[derive(Debug, Args)]
+pub(super) struct VerifyArgs {
+    /// Completes what a crash left; never touches a blob or a record.
+    #[arg(long)]
+    repair: bool,
+    /// Writes the report as JSON.
+    #[arg(long)]
+    json: bool,
+    /// Blobs hashed at a time; without it, one for each processor.
+    #[arg(long, value_name = "N")]
+    jobs: Option<usize>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum SnapshotCommand {
+    /// Learns a commit's facts and tree anew from the origin, and replaces what is stored of them.
+    Refresh {
+        /// org/name, datasets/org/name or spaces/org/name, maybe with @revision; without one, @main.
+        #[arg(value_name = "REPO[@REV]")]
+        repo: RepoAtRevision,
+    },
+}
+
+pub(super) fn verify(loaded: &Loaded, args: &VerifyArgs) -> Done {
+    with_core(loaded, async |core: Arc<Core>| {
+        let bar = progress_bar();
+        let mut options = Options { repair: args.repair, progress: bar.clone().map(shown), ..Options::default() };
+        if let Some(jobs) = args.jobs {
+            options.jobs = jobs;
+        }
+        let report =
+            verification::verify(core.store.clone(), options).await.map_err(|error| Failure::Failed(error.into()))?;
+        if let Some(bar) = bar {
+            bar.finish_and_clear();
+        }
+        let mut out = io::stdout().lock();
+        let written = if args.json { report.write_json(&mut out) } else { report.write_text(&mut out) };
+        written.context("the report").map_err(Failure::Failed)?;
+        if report.is_fine() { Ok(()) } else { Err(Failure::Said) }
+    })
+}
+
+/// A bar where somebody watches.
+fn progress_bar() -> Option<ProgressBar> {
+    let style = ProgressStyle::with_template("{msg:>9} {wide_bar} {pos}/{len}").ok()?;
+    io::stderr().is_terminal().then(|| ProgressBar::new(0).with_style(style))
+}
+
+fn shown(bar: ProgressBar) -> Arc<dyn Fn(Progress) + Send + Sync> {
+    Arc::new(move |progress| {
+        bar.set_message(match progress.phase {
+            Phase::Index => "index",
+            Phase::Log => "log",
+            Phase::Snapshots => "snapshots",
+            Phase::Blobs => "blobs",
+            Phase::Findings => "findings",
+        });
+        let (done, of) = match progress.of_bytes {
+            Some(of) => (progress.bytes, of),
+            None => (progress.done, progress.of.unwrap_or(progress.done)),
+        };
+        bar.set_length(of);
+        bar.set_position(done);
+    })
+}
+
+pub(super) fn snapshot(loaded: &Loaded, command: &SnapshotCommand) -> Done {
+    let SnapshotCommand::Refresh { repo: RepoAtRevision { repo, revision } } = command;
+    with_core(loaded, async |core: Arc<Core>| {
+        let asker = Asker::operator("snapshot refresh");
+        let refreshed = core.gateway.refresh_snapshot(&asker, repo, revision).await;
+        let (resolved, files) = refreshed.map_err(|error| Failure::Failed(error.into()))?;
+        println!("{}@{}: learned anew, {files} files", resolved.repo, resolved.commit);
+        Ok(())
+    })
+}
