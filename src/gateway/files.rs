@@ -35,7 +35,7 @@ impl Gateway {
         revision: &Revision,
         path: &RepoPath,
     ) -> Result<Located> {
-        let view = self.view(asker, asked, revision).await?;
+        let view = self.settled_view(asker, asked, revision).await?;
         let node = self.node(asker, &view, path).await?;
         let (repo, commit) = (view.resolved.repo.clone(), view.resolved.commit);
         let Some(blob) = node.blob_id() else { return Err(Error::EntryNotFound { repo, commit }) };

@@ -14,7 +14,7 @@ use super::{
 use crate::{
     hub::{Commit, CommitInfo, ListQuery, RefInfo, Refs, Repo, RepoKind, RepoPath, Revision, TreeNode, TreeQuery},
     policy::Rule,
-    store::Prefix,
+    store::{Key, Prefix},
 };
 
 /// How many nodes one page of a tree has, unless the client asks for fewer. llama.cpp wants a whole tree
@@ -34,7 +34,7 @@ impl Gateway {
             let main = Revision::main();
             let view = self.view(asker, asked, revision.unwrap_or(&main)).await?;
             let snapshot = self.whole(asker, &view.known).await?;
-            let view = self.view_of_whole(asker, asked, view).await?;
+            let view = self.redecided(asked, view, snapshot.clone()).await?;
             let mut files = Vec::new();
             if snapshot.index.files <= MAX_SIBLINGS {
                 for number in 0..snapshot.index.pieces() {
@@ -61,7 +61,7 @@ impl Gateway {
         self.in_time(async {
             let view = self.view(asker, asked, revision).await?;
             let snapshot = self.whole(asker, &view.known).await?;
-            let view = self.view_of_whole(asker, asked, view).await?;
+            let view = self.redecided(asked, view, snapshot.clone()).await?;
             let (repo, commit) = (view.resolved.repo.clone(), view.resolved.commit);
             if let Some(folder) = folder {
                 let found = self.snapshots.node(&snapshot, folder).await?;
@@ -121,15 +121,9 @@ impl Gateway {
         paths: &[RepoPath],
     ) -> Result<Listing> {
         self.in_time(async {
-            let view = self.view(asker, asked, revision).await?;
-            let mut nodes = Vec::with_capacity(paths.len().min(1000));
-            for path in paths {
-                match self.node(asker, &view, path).await {
-                    Ok(node) if is_shown(&view, &node) => nodes.push(node),
-                    Ok(_) | Err(Error::EntryNotFound { .. }) => {}
-                    Err(error) => return Err(error),
-                }
-            }
+            let view = self.settled_view(asker, asked, revision).await?;
+            let mut nodes = self.nodes(asker, &view, paths).await?;
+            nodes.retain(|node| is_shown(&view, node));
             let (repo, commit, warning) = (view.resolved.repo, view.resolved.commit, view.grant.warning.clone());
             Ok(Listing { repo, commit, nodes, next: None, warning })
         })
@@ -194,7 +188,7 @@ impl Gateway {
         let (policy, today) = (self.policy.current(), OffsetDateTime::now_utc().date());
         let identities = Prefix::identities();
         let keys: Vec<_> = self.store.list(&identities).map_ok(|meta| meta.key).try_collect().await?;
-        let names = keys.iter().filter_map(|key| key.identified());
+        let names = keys.iter().filter_map(Key::identified);
         let wanted = names.filter(|repo| repo.kind() == kind && policy.decide_repo(repo, today).is_ok());
         let wanted: Vec<Repo> = wanted.filter(|repo| is_wanted(repo, query)).collect();
         let mut found: Vec<_> = futures_util::stream::iter(wanted)
@@ -252,14 +246,6 @@ impl Gateway {
             add_ref(&mut refs, &record);
         }
         Ok(refs)
-    }
-
-    /// A view decided with the whole tree at hand, if the first decision had only the facts.
-    async fn view_of_whole(&self, asker: &Asker, asked: &Repo, view: View) -> Result<View> {
-        match view.known {
-            super::view::Known::Whole(_) => Ok(view),
-            super::view::Known::Facts(_) => self.view(asker, asked, &view.resolved.commit.into()).await,
-        }
     }
 }
 

@@ -72,6 +72,9 @@ const FRESH_TTL: Duration = Duration::from_mins(10);
 /// What snapshots may take of memory, in bytes.
 const SNAPSHOT_MEMORY_BYTES: u64 = 48 * 1024 * 1024;
 
+/// What each cache of answers that are not stored may take, in bytes, by a rough count.
+const INFO_MEMORY_BYTES: u64 = 16 * 1024 * 1024;
+
 /// The parts of the configuration that the use cases read.
 #[derive(Debug, Clone)]
 pub struct GatewayConfig {
@@ -111,7 +114,10 @@ pub struct Parts {
     /// Commits that an allowed revision led to, with that revision.
     admitted: Cache<(Repo, Commit), Revision>,
     unknown: Cache<(Repo, Revision), Error>,
-    unlearnable: Cache<(Repo, Commit), Error>,
+    /// Commits whose trees are too large to keep.
+    oversized: Cache<(Repo, Commit), Error>,
+    /// Commits of which upstream said what makes no sense, a moment ago.
+    insane: Cache<(Repo, Commit), Error>,
     infos: Cache<(Repo, Commit), Arc<RepoInfo>>,
     fresh: Cache<(Repo, Commit), Arc<Fresh>>,
     verdicts: Cache<(Sha256, Date, Repo, Commit, bool), Verdict>,
@@ -150,6 +156,20 @@ where
     Cache::builder().max_capacity(entries).time_to_live(ttl).build()
 }
 
+/// A cache bounded by about what its values take, each at least a page.
+fn weighed<K, V>(bytes: u64, ttl: Duration, weigh: impl Fn(&V) -> usize + Send + Sync + 'static) -> Cache<K, V>
+where
+    K: std::hash::Hash + Eq + Send + Sync + 'static,
+    V: Clone + Send + Sync + 'static,
+{
+    let weigher = move |_: &K, value: &V| u32::try_from(weigh(value) + 4096).unwrap_or(u32::MAX);
+    Cache::builder().max_capacity(bytes).weigher(weigher).time_to_live(ttl).build()
+}
+
+fn names_weigh(siblings: Option<&[hub::InfoSibling]>) -> usize {
+    siblings.unwrap_or_default().iter().map(|sibling| sibling.rfilename.len() + 160).sum()
+}
+
 impl Gateway {
     /// Puts the parts together. Tasks run as `tasks`, which the caller waits for at the end.
     pub fn new(
@@ -173,13 +193,18 @@ impl Gateway {
             tree_flights: Flights::new(tasks.clone()),
             admitted: cache(100_000, FRESH_TTL),
             unknown: cache(10_000, UNKNOWN_TTL),
-            unlearnable: cache(1_000, FRESH_TTL),
-            infos: cache(100, UNKNOWN_TTL),
-            fresh: cache(1_000, FRESH_TTL),
+            oversized: cache(1_000, FRESH_TTL),
+            insane: cache(1_000, UNKNOWN_TTL),
+            infos: weighed(INFO_MEMORY_BYTES, UNKNOWN_TTL, |info: &Arc<RepoInfo>| {
+                names_weigh(info.siblings.as_deref())
+            }),
+            fresh: weighed(INFO_MEMORY_BYTES, FRESH_TTL, |fresh: &Arc<Fresh>| fresh.weight()),
             verdicts: cache(10_000, FRESH_TTL),
             nodes: cache(50_000, FRESH_TTL),
-            ref_lists: cache(1_000, listing::REFS_TTL),
-            commit_lists: cache(1_000, listing::REFS_TTL),
+            ref_lists: weighed(INFO_MEMORY_BYTES, listing::REFS_TTL, |refs: &Arc<hub::Refs>| {
+                (refs.branches.len() + refs.tags.len() + refs.converts.len()) * 256
+            }),
+            commit_lists: weighed(INFO_MEMORY_BYTES, listing::REFS_TTL, |list: &Arc<Vec<CommitInfo>>| list.len() * 512),
             outage: Mutex::default(),
             config,
             store,

@@ -14,7 +14,7 @@ use super::{
     snapshot::{BadSnapshot, Facts, Snapshot, gather, readme_front_matter},
 };
 use crate::{
-    hub::{Commit, Repo, RepoPath, Revision, TreeEntry, TreeNode},
+    hub::{Commit, Repo, RepoPath, Revision, TreeNode},
     policy::{self, Denial, LicenseClaims, PolicySet, Rule},
     upstream::{Look, Purpose},
 };
@@ -50,6 +50,13 @@ pub(super) struct Fresh {
     siblings: Option<Vec<String>>,
 }
 
+impl Fresh {
+    /// About how many bytes it takes.
+    pub(super) fn weight(&self) -> usize {
+        self.siblings.iter().flatten().map(|name| name.len() + 32).sum()
+    }
+}
+
 /// A decision on a commit, kept while policy and day are the same.
 pub(super) type Verdict = std::result::Result<Arc<Grant>, Denial>;
 
@@ -70,6 +77,29 @@ impl Gateway {
         let rule = policy.decide_repo(asked, today).map_err(|denial| self.denied(&denial))?;
         let resolved = self.resolve(asker, &rule, asked, revision).await?;
         let known = self.known(asker, &resolved).await?;
+        let grant = self.grant(&policy, &rule, asked, &resolved, &known, today).await?;
+        Ok(View { resolved, known, grant })
+    }
+
+    /// A view that was decided with the tree at hand, if the tree comes soon: only with it does policy know
+    /// whether any weights would be left.
+    pub(super) async fn settled_view(&self, asker: &Asker, asked: &Repo, revision: &Revision) -> Result<View> {
+        let view = self.view(asker, asked, revision).await?;
+        if matches!(view.known, Known::Whole(_)) {
+            return Ok(view);
+        }
+        match tokio::time::timeout(TREE_PATIENCE, self.whole(asker, &view.known)).await {
+            Ok(Ok(snapshot)) => self.redecided(asked, view, snapshot).await,
+            Err(_) | Ok(Err(Error::TooMany(_))) => Ok(view),
+            Ok(Err(error)) => Err(error),
+        }
+    }
+
+    /// The same view with the whole snapshot.
+    pub(super) async fn redecided(&self, asked: &Repo, view: View, snapshot: Arc<Snapshot>) -> Result<View> {
+        let (policy, today) = (self.policy.current(), OffsetDateTime::now_utc().date());
+        let rule = policy.decide_repo(asked, today).map_err(|denial| self.denied(&denial))?;
+        let (resolved, known) = (view.resolved, Known::Whole(snapshot));
         let grant = self.grant(&policy, &rule, asked, &resolved, &known, today).await?;
         Ok(View { resolved, known, grant })
     }
@@ -214,8 +244,10 @@ impl Gateway {
             Known::Facts(fresh) => fresh.clone(),
         };
         let name = (fresh.facts.repo.clone(), fresh.facts.commit);
-        if let Some(error) = self.unlearnable.get(&name).await {
-            return Err(error);
+        for cache in [&self.oversized, &self.insane] {
+            if let Some(error) = cache.get(&name).await {
+                return Err(error);
+            }
         }
         if let Some(snapshot) = self.snapshots.find(&name.0, name.1).await? {
             return Ok(snapshot);
@@ -236,45 +268,58 @@ impl Gateway {
             Err(BadSnapshot::Upstream(error)) => Err(from_upstream(error, repo, &commit.into())),
             Err(bad) => {
                 tracing::error!(%repo, %commit, error = %bad, "the commit's tree was not learned");
-                let error = match bad {
-                    BadSnapshot::TooLarge { .. } => Error::TooMany(bad.to_string()),
-                    _ => Error::Insane(bad.to_string()),
-                };
-                self.unlearnable.insert((repo.clone(), commit), error.clone()).await;
+                let name = (repo.clone(), commit);
+                if matches!(bad, BadSnapshot::TooLarge { .. }) {
+                    let error = Error::TooMany(bad.to_string());
+                    self.oversized.insert(name, error.clone()).await;
+                    return Err(error);
+                }
+                // Everything that was said of this commit is asked anew, soon.
+                self.infos.invalidate(&name).await;
+                self.fresh.invalidate(&name).await;
+                let error = Error::Insane(bad.to_string());
+                self.insane.insert(name, error.clone()).await;
                 Err(error)
             }
         }
     }
 
-    /// One file or folder of a commit. Does not wait for a large tree.
+    /// One file or folder of a commit.
     pub(super) async fn node(&self, asker: &Asker, view: &View, path: &RepoPath) -> Result<TreeNode> {
+        let (repo, commit) = (view.resolved.repo.clone(), view.resolved.commit);
+        let found = self.nodes(asker, view, std::slice::from_ref(path)).await?;
+        found.into_iter().next().ok_or(Error::EntryNotFound { repo, commit })
+    }
+
+    /// Those of the paths that the commit has. While its tree is not here, they are asked for by name.
+    pub(super) async fn nodes(&self, asker: &Asker, view: &View, paths: &[RepoPath]) -> Result<Vec<TreeNode>> {
         let (repo, commit) = (&view.resolved.repo, view.resolved.commit);
-        let not_found = || Error::EntryNotFound { repo: repo.clone(), commit };
-        let whole = match &view.known {
-            Known::Whole(snapshot) => Some(snapshot.clone()),
-            known @ Known::Facts(_) => match tokio::time::timeout(TREE_PATIENCE, self.whole(asker, known)).await {
-                Ok(Ok(snapshot)) => Some(snapshot),
-                Err(_) | Ok(Err(Error::TooMany(_))) => None,
-                Ok(Err(error)) => return Err(error),
-            },
-        };
-        if let Some(snapshot) = whole {
-            return self.snapshots.node(&snapshot, path).await?.ok_or_else(not_found);
+        let mut found = Vec::with_capacity(paths.len().min(1000));
+        if let Known::Whole(snapshot) = &view.known {
+            for path in paths {
+                found.extend(self.snapshots.node(snapshot, path).await?);
+            }
+            return Ok(found);
         }
-        let name = (repo.clone(), commit, path.clone());
-        if let Some(node) = self.nodes.get(&name).await {
-            return Ok(node);
+        let mut unknown = Vec::new();
+        for path in paths {
+            match self.nodes.get(&(repo.clone(), commit, path.clone())).await {
+                Some(node) => found.push(node),
+                None => unknown.push(path.clone()),
+            }
+        }
+        if unknown.is_empty() {
+            return Ok(found);
         }
         self.limits.admit(asker).await?;
         let failed = |error| from_upstream(error, repo, &commit.into());
-        let entries = self
-            .upstream
-            .paths_info(repo, commit, std::slice::from_ref(path), asker.purpose())
-            .await
-            .map_err(failed)?;
-        let entry: TreeEntry = entries.into_iter().find(|entry| &entry.path == path).ok_or_else(not_found)?;
-        let node = entry.into_node().map_err(|masked| Error::Insane(format!("{repo}@{commit}: {masked}")))?;
-        self.nodes.insert(name, node.clone()).await;
-        Ok(node)
+        for entry in self.upstream.paths_info(repo, commit, &unknown, asker.purpose()).await.map_err(failed)? {
+            let node = entry.into_node().map_err(|masked| Error::Insane(format!("{repo}@{commit}: {masked}")))?;
+            if unknown.contains(&node.path) {
+                self.nodes.insert((repo.clone(), commit, node.path.clone()), node.clone()).await;
+                found.push(node);
+            }
+        }
+        Ok(found)
     }
 }
