@@ -2,7 +2,7 @@
 # squid.sh start DIR PORT UPSTREAM_PORT... | stop DIR
 # Squid as a company's egress proxy on loopback: basic auth (user `egress`, password `egress-secret`) for
 # CONNECT and plain http alike, to the upstream ports only. PORT is its http:// listener, PORT+1 its https://
-# one, whose certificate DIR/proxy-ca.pem signs itself. The names hub.test and cdn.hub.test lead to 127.0.0.1,
+# one, with a certificate of the authority DIR/proxy-ca.pem. The names hub.test and cdn.hub.test lead to 127.0.0.1,
 # as only the proxy's own resolver knows. Every request is a line of DIR/access.log.
 set -euo pipefail
 umask 022
@@ -15,10 +15,14 @@ PORT=${3:?a port}; shift 3
 mkdir -p "$DIR/spool"
 printf 'egress:%s\n' "$(openssl passwd -apr1 egress-secret)" > "$DIR/passwd"
 printf '127.0.0.1 hub.test cdn.hub.test\n' > "$DIR/hosts"
-openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 30 -subj /CN=localhost \
-  -addext 'subjectAltName=DNS:localhost,IP:127.0.0.1' -keyout "$DIR/proxy.key" -out "$DIR/proxy-ca.pem" 2> "$DIR/openssl.log" \
-  || { cat "$DIR/openssl.log" >&2; fail "no certificate for the https listener"; }
-cat "$DIR/proxy-ca.pem" "$DIR/proxy.key" > "$DIR/proxy.pem"
+{
+  openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 30 -subj "/CN=egress proxy test CA" \
+    -addext keyUsage=critical,keyCertSign -keyout "$DIR/ca.key" -out "$DIR/proxy-ca.pem" &&
+  openssl req -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -subj /CN=localhost -keyout "$DIR/proxy.key" -out "$DIR/proxy.csr" &&
+  openssl x509 -req -in "$DIR/proxy.csr" -CA "$DIR/proxy-ca.pem" -CAkey "$DIR/ca.key" -CAcreateserial -days 30 -out "$DIR/proxy.crt" \
+    -extfile <(printf 'subjectAltName=DNS:localhost,IP:127.0.0.1\nbasicConstraints=CA:FALSE\nextendedKeyUsage=serverAuth\n')
+} > "$DIR/openssl.log" 2>&1 || { cat "$DIR/openssl.log" >&2; fail "no certificate for the https listener"; }
+cat "$DIR/proxy.crt" "$DIR/proxy.key" > "$DIR/proxy.pem"
 cat > "$DIR/squid.conf" <<C
 visible_hostname squid.test
 http_port 127.0.0.1:$PORT
