@@ -124,4 +124,14 @@ mod tests {
         }
         assert!(matches!(license_of(b"---\nlicense: \xff\n---\n"), Claim::Unreadable(_)));
     }
+
+    proptest::proptest! {
+        #[test]
+        fn any_front_matter_is_read_without_a_panic(yaml in "[-\\[\\]{}:,&*!|>'\"#?%@ \n\ta-z0-9.~<]{0,200}") {
+            let readme = format!("---\nlicense: {yaml}\n---\n");
+            if let Claim::Stated(ids) = license_of(readme.as_bytes()) {
+                assert!(!ids.is_empty() && ids.iter().all(|id| !id.as_str().is_empty()));
+            }
+        }
+    }
 }
