@@ -7,7 +7,7 @@ use serde::Serialize;
 use time::Date;
 
 use super::{
-    license::LicenseId,
+    license_id::LicenseId,
     pattern::is_literal,
     rule::Rule,
     set::{DenyRule, PolicySet},

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use super::{license::LicenseId, load_error::LoadError};
+use super::{license_id::LicenseId, load_error::LoadError};
 use crate::hub::{Repo, RepoKind, Revision};
 
 /// The two lists as the environment gives them. Values are passed in, never read from the process here.

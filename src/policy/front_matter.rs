@@ -78,7 +78,7 @@ fn is_fence(line: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::license::LicenseId;
+    use crate::policy::LicenseId;
 
     fn stated(ids: &[&str]) -> Claim {
         Claim::Stated(ids.iter().map(|id| LicenseId::new(id)).collect())

@@ -7,7 +7,7 @@ use time::{Date, Duration};
 use super::{
     denial::{Denial, DenialKind},
     files::FileRules,
-    license::LicenseId,
+    license_id::LicenseId,
     pattern::{RefPatterns, is_special_ref, ref_name},
 };
 use crate::hub::{Commit, RepoKind, Revision, Sha256};

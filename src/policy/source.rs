@@ -6,7 +6,7 @@ use time::{Date, format_description::well_known::Iso8601};
 use toml::Spanned;
 
 use super::{
-    license::LicenseId,
+    license_id::LicenseId,
     load_error::LoadError,
     pattern::{Mistake, RefPatterns, file_glob, is_literal},
 };
