@@ -437,6 +437,20 @@ mod behind_the_bucket {
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_dropped_upload_leaves_no_part_behind() {
+        let place = Place::s3s().await;
+        let store = place.open().await;
+        let bytes = noise(80 * MIB);
+        let mut stage = store.stage(bytes.len() as u64, Some(Sha256::of(&bytes))).await.unwrap();
+        stage.file().write_all_at(&bytes, 0).unwrap();
+        stage.advance(bytes.len() as u64).await.unwrap();
+        drop(stage);
+        // It waits for what is still being aborted.
+        assert_eq!(store.sweep().await.unwrap(), 0);
+        assert_eq!(place.server.as_ref().unwrap().large_files(), 0);
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn a_body_that_the_server_cuts_is_continued_where_it_was() {
         let place = Place::s3s().await;
         let store = place.open().await;

@@ -1,7 +1,7 @@
 //! A blob on its way into the bucket: parts go up from the spool while it grows, small ones whole at the
 //! end.
 
-use std::{collections::BTreeMap, fs::File, ops::Range, sync::Arc};
+use std::{collections::BTreeMap, fs::File, ops::Range, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use aws_sdk_s3::{
@@ -32,6 +32,9 @@ const PARTS: u64 = 9_000;
 /// Parts on their way at once.
 const AT_ONCE: usize = 4;
 
+/// How long the abort of an upload waits for the parts on their way.
+const LAST_PARTS_WITHIN: Duration = Duration::from_mins(2);
+
 /// How far the upload may fall behind the spool before [`Stage::advance`] waits for a part.
 const BEHIND_BYTES: u64 = 64 * 1024 * 1024;
 
@@ -41,7 +44,8 @@ type Sent = Result<(i32, String)>;
 pub(super) struct S3Stage {
     bucket: Bucket,
     uploads: Arc<Uploads>,
-    spooled: Spooled,
+    /// Held by the parts on their way too: the room is taken until the last of them has ended.
+    spooled: Arc<Spooled>,
     size: u64,
     part_bytes: u64,
     /// The object that parts go to; none while the digest is unknown or where there are no parts.
@@ -65,7 +69,7 @@ impl S3Stage {
         Self {
             bucket,
             uploads,
-            spooled,
+            spooled: Arc::new(spooled),
             size,
             part_bytes: part_bytes(size),
             target: sha256.filter(|_| size > PART_BYTES).map(|sha256| Key::blob(&sha256)),
@@ -92,7 +96,7 @@ impl S3Stage {
             self.next += 1;
             let number = i32::try_from(self.next).unwrap_or(i32::MAX);
             let (bucket, key, id) = (self.bucket.clone(), upload.key.clone(), upload.id.clone());
-            self.sending.spawn(send_part(bucket, key, id, number, self.spooled.file.clone(), start..end));
+            self.sending.spawn(send_part(bucket, key, id, number, self.spooled.clone(), start..end));
         }
         Ok(())
     }
@@ -178,9 +182,15 @@ impl Stage for S3Stage {
 impl Drop for S3Stage {
     fn drop(&mut self) {
         if let Some(upload) = self.upload.take() {
-            // A part that arrives after the abort would stay on some servers.
+            // A part that the server still writes when the abort comes stays for ever on some servers
+            // (VersityGW), also one that we broke off. So those on their way may end first.
             let mut sending = std::mem::take(&mut self.sending);
-            self.uploads.clone().abort_later(upload, async move { sending.shutdown().await });
+            self.uploads.clone().abort_later(upload, async move {
+                let ended = async { while sending.join_next().await.is_some() {} };
+                if tokio::time::timeout(LAST_PARTS_WITHIN, ended).await.is_err() {
+                    sending.shutdown().await;
+                }
+            });
         }
     }
 }
@@ -190,7 +200,14 @@ fn part_bytes(size: u64) -> u64 {
     size.div_ceil(PARTS).max(PART_BYTES)
 }
 
-async fn send_part(bucket: Bucket, key: Key, id: String, number: i32, file: Arc<File>, range: Range<u64>) -> Sent {
+async fn send_part(
+    bucket: Bucket,
+    key: Key,
+    id: String,
+    number: i32,
+    spooled: Arc<Spooled>,
+    range: Range<u64>,
+) -> Sent {
     let part = bucket
         .client
         .upload_part()
@@ -198,7 +215,7 @@ async fn send_part(bucket: Bucket, key: Key, id: String, number: i32, file: Arc<
         .key(bucket.path(&key))
         .upload_id(id)
         .part_number(number)
-        .body(file_range(&file, range))
+        .body(file_range(&spooled.file, range))
         .customize()
         .config_override(Builder::new().timeout_config(within(UPLOAD_WITHIN)));
     let part = part.send().await.map_err(|failure| failed(failure).on(&key))?;

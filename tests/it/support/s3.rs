@@ -72,6 +72,17 @@ impl S3sServer {
         self.cuts.store(times, Ordering::SeqCst);
     }
 
+    /// How many files of a part's size stand in the server's folder, as objects or as parts. (It also
+    /// keeps small files of its own, which it does not remove with their objects.)
+    pub(crate) fn large_files(&self) -> usize {
+        fn count(folder: &Path) -> usize {
+            let paths = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+            let large = |path: &Path| usize::from(path.metadata().unwrap().len() >= 1024 * 1024);
+            paths.map(|path| if path.is_dir() { count(&path) } else { large(&path) }).sum()
+        }
+        count(self.root.path())
+    }
+
     /// Makes every object below `uploads/` two days old.
     pub(crate) fn age_uploads(&self) {
         age(&self.root.path().join(BUCKET).join("hub/gate/uploads"), SystemTime::now() - Duration::from_hours(48));
