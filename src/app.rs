@@ -27,7 +27,7 @@ use crate::{
     gateway::{Gateway, GatewayConfig},
     http::{Addresses, Edge, EdgeParts, Readiness, Side},
     manifest::{Manifest, WriterId},
-    policy::PolicyHandle,
+    policy::{self, PolicyHandle, Severity},
     server::{self, Listener, Serve, Tls},
     store::{self, ErrorKind, Store, open_layout},
     telemetry::AccessLog,
@@ -185,6 +185,11 @@ impl App {
         let background = TaskTracker::new();
         let (wrong, found_wrong) = oneshot::channel();
         background.spawn(open_store(self.core.store.clone(), self.readiness.clone(), wrong, stop.clone()));
+        for finding in policy::check(&self.core.policy.current(), policy::today(), None) {
+            if finding.severity <= Severity::Warning {
+                warn!("policy: {finding}");
+            }
+        }
         background.spawn(self.core.policy.clone().watch(stop.clone()));
         background.spawn(on_hangup(self.core.policy.clone(), self.tls.clone(), stop.clone()));
         if let Some(tls) = &self.tls {

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::anyhow;
+use anyhow::{Context as _, anyhow};
 use clap::Args;
 use rustls::{
     DigitallySignedStruct, SignatureScheme,
@@ -21,7 +21,7 @@ use tokio::{
     net::{TcpStream, lookup_host},
 };
 
-use super::{Done, Failure, Wrapped, runtime};
+use super::{Done, Failure, runtime};
 use crate::config::Loaded;
 
 /// A gateway that takes longer is not well.
@@ -40,7 +40,7 @@ pub(super) fn run(loaded: &Loaded, args: &HealthcheckArgs) -> Done {
     runtime()?.block_on(async {
         let asked = tokio::time::timeout(PATIENCE, ask(&server.listen, server.tls.cert.is_some(), page)).await;
         let answer = asked.map_err(|_| Failure::Failed(anyhow!("{}: no answer within {PATIENCE:?}", server.listen)))?;
-        let (status, body) = answer.map_err(Wrapped)?;
+        let (status, body) = answer.with_context(|| server.listen.clone()).map_err(Failure::Failed)?;
         print!("{}", if body.ends_with('\n') { body } else { body + "\n" });
         if status == 200 { Ok(()) } else { Err(Failure::Failed(anyhow!("{page} answers {status}"))) }
     })

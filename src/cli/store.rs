@@ -13,7 +13,7 @@ use super::{Done, Failure, RepoAtRevision, with_core};
 use crate::{
     app::Core,
     config::Loaded,
-    gateway::Asker,
+    gateway::{Asker, StoredSnapshots},
     manifest::verify::{self as verification, Options, Phase, Progress},
 };
 
@@ -43,7 +43,12 @@ pub(super) enum SnapshotCommand {
 pub(super) fn verify(loaded: &Loaded, args: &VerifyArgs) -> Done {
     with_core(loaded, async |core: Arc<Core>| {
         let bar = progress_bar();
-        let mut options = Options { repair: args.repair, progress: bar.clone().map(shown), ..Options::default() };
+        let mut options = Options {
+            repair: args.repair,
+            progress: bar.clone().map(shown),
+            snapshots: Some(Arc::new(StoredSnapshots)),
+            ..Options::default()
+        };
         if let Some(jobs) = args.jobs {
             options.jobs = jobs;
         }

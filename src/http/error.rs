@@ -398,3 +398,92 @@ pub(super) fn one_line(text: &str) -> String {
     };
     text.chars().take(LONGEST_MESSAGE).map(plain).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Key;
+
+    const NEW: &str = "unknown/None; hf_hub/2.4.0; python/3.11.2";
+    const OLD: &str = "unknown/None; hf_hub/0.36.2; python/3.11.2";
+
+    fn form(agent: &str, get: bool) -> Form {
+        Form { refusal: RefusalForm::Auto, client: ClientKind::of(Some(agent)), api: false, get }
+    }
+
+    fn header<'r>(response: &'r Response<Payload>, name: &str) -> &'r str {
+        response.headers().get(name).map_or("", |value| value.to_str().unwrap())
+    }
+
+    #[test]
+    fn busy_is_the_status_that_the_client_tries_again() {
+        let status = |agent, get| {
+            let error = Error::Busy { why: "still fetching".into(), retry_after: Duration::from_millis(1500) };
+            let response = face(error, &form(agent, get)).respond(false);
+            assert_eq!(header(&response, "retry-after"), "1");
+            response.status().as_u16()
+        };
+        assert_eq!(status(NEW, true), 429, "it gives up on a GET's 503 at once");
+        assert_eq!(status(NEW, false), 503);
+        assert_eq!(status(OLD, true), 503, "it gives up on 429 at once");
+        assert_eq!(status("curl/8", true), 503);
+    }
+
+    #[test]
+    fn the_origins_long_waits_are_not_passed_on() {
+        let error = upstream::Error::new(upstream::ErrorKind::RateLimited { retry_after: Duration::from_secs(280) });
+        let response = face(Error::Upstream(error), &form(OLD, true)).respond(false);
+        assert_eq!((response.status().as_u16(), header(&response, "retry-after")), (503, "30"));
+        assert_eq!(header(&response, "ratelimit"), "");
+    }
+
+    #[test]
+    fn no_fault_behind_us_becomes_a_404_or_tells_of_keys_and_causes() {
+        use upstream::ErrorKind;
+        let upstream_faults = [
+            ErrorKind::TokenRefused,
+            ErrorKind::RateLimited { retry_after: Duration::from_secs(1) },
+            ErrorKind::BudgetSpent { retry_after: Duration::from_secs(1) },
+            ErrorKind::Unreachable,
+            ErrorKind::Timeout,
+            ErrorKind::Server(500),
+            ErrorKind::ProxyAuth { schemes: vec!["NTLM".into()] },
+            ErrorKind::ProxyRefused { status: 403, text: "secret page".into() },
+            ErrorKind::ProxyUnreachable,
+            ErrorKind::HostNotAllowed("evil.example".into()),
+            ErrorKind::PrivateAddress("secret.example".into()),
+            ErrorKind::Malformed("secret answer".into()),
+            ErrorKind::Offline,
+        ]
+        .map(|kind| Error::Upstream(upstream::Error::new(kind)));
+        let store_faults = [
+            store::ErrorKind::Unreachable,
+            store::ErrorKind::Busy,
+            store::ErrorKind::PermissionDenied,
+            store::ErrorKind::Full("secret volume".into()),
+            store::ErrorKind::TooLarge(7),
+            store::ErrorKind::Misconfigured("secret bucket".into()),
+            store::ErrorKind::Corrupt("secret".into()),
+            store::ErrorKind::Other("secret".into()),
+        ]
+        .map(|kind| Error::from(store::Error::new(kind).on(&Key::layout())));
+        for error in upstream_faults.into_iter().chain(store_faults) {
+            let shown = error.to_string();
+            let face = face(error, &form(OLD, true));
+            assert!(face.status.is_server_error(), "{shown}: {}", face.status);
+            for secret in ["secret", "example", "layout.json"] {
+                assert!(!face.message.contains(secret), "{shown}: {}", face.message);
+            }
+        }
+    }
+
+    #[test]
+    fn texts_are_one_line_of_ascii_in_headers() {
+        let refusal = Refusal { text: "no\r\nX-Forged: 1\t\u{e9}\u{7f}".into(), rule: Some("r".into()) };
+        let response = face(Error::Denied(refusal), &form(NEW, false)).respond(true);
+        assert_eq!(header(&response, "x-error-message"), "no  X-Forged: 1 ? ");
+        assert_eq!(header(&response, "x-hf-warning"), "policy; no  X-Forged: 1 ? ");
+        assert!(!response.headers().contains_key("x-forged"));
+        assert_eq!(one_line(&"x".repeat(5000)).len(), LONGEST_MESSAGE);
+    }
+}

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may panic, its helpers too")]
 
+mod command_line;
 mod egress;
 mod http_api;
 mod http_edge;

@@ -1,0 +1,130 @@
+//! The program itself: its exit codes, and what it says.
+
+use std::{
+    io::Read as _,
+    net::TcpListener,
+    path::Path,
+    process::{Command, Output, Stdio},
+};
+
+use hub_standin::Standin;
+
+fn hubgate(folder: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_hubgate"));
+    command.args(arguments).current_dir(folder).env_clear();
+    command
+}
+
+fn ran(folder: &Path, arguments: &[&str]) -> (i32, String, String) {
+    let Output { status, stdout, stderr } = hubgate(folder, arguments).output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (status.code().unwrap(), text(stdout), text(stderr))
+}
+
+#[test]
+fn a_bad_configuration_is_exit_2_and_named() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("config.toml"), "[server]\nlisen = 'x'\n").unwrap();
+    for command in [&["serve"][..], &["check-config"], &["healthcheck"], &["verify"]] {
+        let (code, _, complaint) = ran(folder.path(), command);
+        assert_eq!(code, 2, "{command:?}");
+        assert!(complaint.contains("config.toml: server.lisen: unknown key"), "{complaint}");
+    }
+    assert_eq!(ran(folder.path(), &["no-such-command"]).0, 2);
+}
+
+#[test]
+fn check_config_says_what_holds_and_no_secret() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("config.toml"), "[upstream]\ntoken = 'hf_hush'\nconnections = 7\n").unwrap();
+    let (code, said, complaint) = ran(folder.path(), &["check-config", "--set", "log.format=json"]);
+    assert_eq!(code, 0, "{complaint}");
+    assert!(said.contains("connections = 7  # from config.toml") && said.contains("format = \"json\"  # from --set"));
+    assert!(!said.contains("hf_hush") && said.contains("token = \"(hidden)\""), "{said}");
+    std::fs::write(folder.path().join("config.toml"), "[upstream]\nendpoint = 'ftp://hub'\n").unwrap();
+    let (code, _, complaint) = ran(folder.path(), &["check-config"]);
+    assert_eq!(code, 2);
+    assert!(complaint.contains("upstream.endpoint"), "{complaint}");
+}
+
+#[test]
+fn a_bad_policy_is_exit_2_and_named_by_file_and_line() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::create_dir(folder.path().join("policy")).unwrap();
+    std::fs::write(folder.path().join("policy/repos.toml"), "[[allow]]\nrepo = 'acme/*'\nrevison = ['x']\n").unwrap();
+    for command in [&["policy", "check"][..], &["check-config"], &["serve"], &["policy", "explain", "acme/x"]] {
+        let (code, _, complaint) = ran(folder.path(), command);
+        assert_eq!(code, 2, "{command:?}: {complaint}");
+        assert!(complaint.contains("repos.toml:3"), "{complaint}");
+    }
+}
+
+#[test]
+fn explain_says_why_not_without_asking_anybody_and_is_exit_1() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::create_dir(folder.path().join("policy")).unwrap();
+    let (code, said, _) = ran(folder.path(), &["policy", "explain", "acme/tiny@v1.0"]);
+    assert_eq!(code, 1);
+    assert!(said.contains("acme/tiny") && said.contains("acme/tiny"), "{said}");
+    let (code, said, _) = ran(folder.path(), &["policy", "explain", "--json", "datasets/acme/table"]);
+    let said: serde_json::Value = serde_json::from_str(&said).unwrap();
+    assert_eq!((code, &said["verdict"]), (1, &serde_json::json!("refused")));
+    assert_eq!(ran(folder.path(), &["policy", "explain", "a b"]).0, 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_model_comes_in_and_the_program_tells_of_it() {
+    let hub = Standin::builder().fixtures().start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let policy = "[licenses]\nallow = ['apache-2.0']\n[[allow]]\nname = 'acme'\nrepo = 'acme/*'\n";
+    std::fs::create_dir(folder.path().join("policy")).unwrap();
+    std::fs::write(folder.path().join("policy/policy.toml"), policy).unwrap();
+    // The system chooses a free port; whoever takes it before hubgate makes this test fail loudly.
+    let listen = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let config = format!(
+        "[server]\nlisten = '{listen}'\n[upstream]\nendpoint = '{}'\nproxy = 'none'\nallow_private = true\nallowed_hosts = ['{}']\n",
+        hub.hub_url(),
+        hub.cdn_address()
+    );
+    std::fs::write(folder.path().join("config.toml"), config).unwrap();
+    let mut serving = hubgate(folder.path(), &["serve"]).stderr(Stdio::piped()).spawn().unwrap();
+
+    while ran(folder.path(), &["healthcheck", "--ready"]).0 != 0 {
+        assert!(serving.try_wait().unwrap().is_none(), "it ended");
+    }
+    assert_eq!(ran(folder.path(), &["healthcheck"]), (0, "ok\n".into(), String::new()));
+    let client = crate::support::client::Client::new(&format!("http://{listen}"));
+    let answer = client.get("/acme/tiny/resolve/main/model.safetensors").await.unwrap();
+    assert_eq!(answer.body, hub.bytes("acme/tiny", "main", "model.safetensors"));
+
+    let ended = Command::new("kill").args(["-TERM", &serving.id().to_string()]).status().unwrap();
+    assert!(ended.success());
+    let mut log = String::new();
+    serving.stderr.take().unwrap().read_to_string(&mut log).unwrap();
+    assert_eq!(serving.wait().unwrap().code(), Some(0), "{log}");
+    assert!(log.contains("route=resolve") && log.contains("cache=fill") && log.contains("stopped"), "{log}");
+    assert_eq!(ran(folder.path(), &["healthcheck"]).0, 1);
+
+    hub.stop().await;
+    let sha256 = hub.sha256("acme/tiny", "main", "model.safetensors");
+    let (code, said, _) = ran(folder.path(), &["manifest", "list"]);
+    assert_eq!((code, said.lines().count()), (0, 1), "{said}");
+    assert!(said.contains("acme/tiny") && said.contains("model.safetensors"), "{said}");
+    let (_, csv, _) = ran(folder.path(), &["manifest", "export", "--format", "csv"]);
+    assert!(csv.starts_with("repo,revision,sha256,size,license,") && csv.contains(&sha256), "{csv}");
+    let (code, said, complaint) = ran(folder.path(), &["verify"]);
+    assert_eq!(code, 0, "{said}{complaint}");
+    assert!(said.ends_with("all is well\n"), "{said}");
+    let (code, said, _) = ran(folder.path(), &["policy", "explain", "acme/tiny"]);
+    assert_eq!(code, 0, "from what is stored: {said}");
+
+    let blob = folder.path().join("hubgate-data/blobs/sha256").join(&sha256[..2]).join(&sha256);
+    let mut permissions = std::fs::metadata(&blob).unwrap().permissions();
+    std::os::unix::fs::PermissionsExt::set_mode(&mut permissions, 0o644);
+    std::fs::set_permissions(&blob, permissions).unwrap();
+    std::fs::write(&blob, "not it").unwrap();
+    let (code, said, _) = ran(folder.path(), &["verify", "--json"]);
+    let report: serde_json::Value = serde_json::from_str(&said).unwrap();
+    assert_eq!(code, 1, "{said}");
+    assert!(report["findings"].to_string().contains(&sha256), "{said}");
+}
