@@ -155,6 +155,10 @@ impl Gateway {
             if let Some(commits) = self.commit_lists.get(&name).await {
                 return Ok((commit, (*commits).clone()));
             }
+            if let Some(commits) = self.snapshots.history(repo, commit).await? {
+                self.commit_lists.insert(name, Arc::new(commits.clone())).await;
+                return Ok((commit, commits));
+            }
             let found = if self.upstream_is_out() {
                 None
             } else {
@@ -172,6 +176,7 @@ impl Gateway {
                 // The one commit that is known for certain.
                 return Ok((commit, vec![lone_commit(commit, &view.known.facts().info)]));
             };
+            self.snapshots.keep_history(repo, commit, &commits).await?;
             self.commit_lists.insert(name, Arc::new(commits.clone())).await;
             Ok((commit, commits))
         })
@@ -231,12 +236,16 @@ impl Gateway {
             self.limits.admit(asker).await?;
             match self.upstream.refs(repo, asker.purpose()).await {
                 Ok(refs) => {
+                    self.refs.keep_list(repo, &refs).await?;
                     self.ref_lists.insert(repo.clone(), Arc::new(refs.clone())).await;
                     return Ok(refs);
                 }
                 Err(error) if error.is_outage() => self.note_outage(Some(&error)),
                 Err(error) => return Err(from_upstream(error, repo, &Revision::main())),
             }
+        }
+        if let Some(refs) = self.refs.last_list(repo).await? {
+            return Ok(refs);
         }
         let mut refs = Refs::default();
         for record in self.refs.all(repo).await? {

@@ -13,12 +13,15 @@ use time::OffsetDateTime;
 
 use super::Result;
 use crate::{
-    hub::{Commit, Repo, Revision},
+    hub::{self, Commit, Repo, Revision},
     store::{Error, ErrorKind, Key, Prefix, PutMode, Store},
 };
 
 /// A larger record is nothing that we wrote.
 const MAX_RECORD_BYTES: u64 = 64 * 1024;
+
+/// A larger list of refs is nothing that we wrote.
+const MAX_LIST_BYTES: u64 = 16 * 1024 * 1024;
 
 /// How many stored refs of one repo are looked through.
 const MAX_REFS: usize = 10_000;
@@ -93,11 +96,29 @@ impl Refs {
     pub(crate) async fn all(&self, repo: &Repo) -> Result<Vec<RefRecord>> {
         let prefix = Prefix::references(repo);
         let keys: Vec<Key> = self.store.list(&prefix).map_ok(|meta| meta.key).take(MAX_REFS).try_collect().await?;
+        let keys: Vec<Key> = keys.into_iter().filter(Key::is_reference).collect();
         let mut records = Vec::with_capacity(keys.len());
         for key in keys {
             records.extend(self.read(&key).await?);
         }
         Ok(records)
+    }
+
+    /// Keeps upstream's list of a repo's refs, for when it can't be asked.
+    pub(crate) async fn keep_list(&self, repo: &Repo, list: &hub::Refs) -> Result<()> {
+        let body = serde_json::to_vec(list).map_err(|error| Error {
+            kind: ErrorKind::Other(format!("writing JSON: {error}")),
+            key: None,
+            source: None,
+        })?;
+        self.store.put(&Key::ref_list(repo), Bytes::from(body), PutMode::Overwrite).await?;
+        Ok(())
+    }
+
+    /// Upstream's last list of a repo's refs.
+    pub(crate) async fn last_list(&self, repo: &Repo) -> Result<Option<hub::Refs>> {
+        let body = self.store.get(&Key::ref_list(repo), MAX_LIST_BYTES).await?;
+        Ok(body.and_then(|body| serde_json::from_slice(&body).ok()))
     }
 
     async fn read(&self, key: &Key) -> Result<Option<RefRecord>> {

@@ -33,7 +33,7 @@ impl Key {
         Self(format!("oids/{}/{oid}", of_repo(repo)))
     }
 
-    /// One part of a commit's snapshot: `facts.json`, `tree.json`, `tree/00000.jsonl`.
+    /// One part of a commit's snapshot: `facts.json`, `tree.json`, `tree/00000.jsonl`, `commits.json`.
     pub fn snapshot(repo: &Repo, commit: Commit, part: &str) -> Self {
         Self(format!("snapshots/{}/{commit}/{part}", of_repo(repo)))
     }
@@ -46,6 +46,16 @@ impl Key {
     /// The last look at a revision.
     pub fn reference(repo: &Repo, revision: &Revision) -> Self {
         Self(format!("refs/{}/{}.json", of_repo(repo), Sha256::of(revision.as_str().as_bytes())))
+    }
+
+    /// A repo's branches and tags as upstream last listed them.
+    pub fn ref_list(repo: &Repo) -> Self {
+        Self(format!("refs/{}/all.json", of_repo(repo)))
+    }
+
+    /// Whether this is a look at one revision, not the list of all.
+    pub fn is_reference(&self) -> bool {
+        self.0.starts_with("refs/") && !self.0.ends_with("/all.json")
     }
 
     /// One batch of log records of one writer.

@@ -82,7 +82,7 @@ async fn main() -> Result<()> {
     say("auditor", "hubgate manifest export --format csv\n");
     manifest::export(&*store, &manifest::Filter::default(), manifest::Format::Csv, &mut std::io::stdout()).await?;
     say("auditor", "hubgate verify\n");
-    let report = manifest::verify::verify(store, manifest::verify::Options::default()).await?;
+    let report = manifest::verify::verify(store, verify_options()).await?;
     report.write_text(&mut std::io::stdout())?;
     ensure!(report.is_fine(), "verify found something");
 
@@ -95,6 +95,11 @@ async fn main() -> Result<()> {
     stop.cancel();
     running.await??;
     Ok(())
+}
+
+fn verify_options() -> manifest::verify::Options {
+    let snapshots = std::sync::Arc::new(hubgate::gateway::StoredSnapshots);
+    manifest::verify::Options { snapshots: Some(snapshots), ..manifest::verify::Options::default() }
 }
 
 fn configuration(hub: &Standin, dir: &Path) -> String {

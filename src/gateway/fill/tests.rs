@@ -193,10 +193,7 @@ fn reader(fill: &Arc<Fill>, range: Range<u64>, reading: Reading) -> Reader {
 
 /// Reads a body to its end: the bytes, and whether it broke off.
 async fn read(reader: Reader) -> (Vec<u8>, bool) {
-    let mut body = match reader.into_body().await {
-        Ok(body) => body,
-        Err(_) => return (Vec::new(), true),
-    };
+    let Ok(mut body) = reader.into_body().await else { return (Vec::new(), true) };
     let mut bytes = Vec::new();
     while let Some(frame) = body.frame().await {
         match frame {

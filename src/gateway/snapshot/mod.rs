@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Error, Result};
 use crate::{
-    hub::{Commit, Repo, RepoPath, TreeNode},
+    hub::{Commit, CommitInfo, Repo, RepoPath, TreeNode},
     store::{self, Key, PutMode, Store},
 };
 
@@ -126,6 +126,16 @@ impl Snapshots {
         let piece = Arc::new(Piece::from_lines(&body).map_err(|error| corrupt(key, &error.to_string()))?);
         self.pieces.insert(name, piece.clone()).await;
         Ok(piece)
+    }
+
+    /// The newest commits up to this one, as upstream listed them.
+    pub(crate) async fn history(&self, repo: &Repo, commit: Commit) -> Result<Option<Vec<CommitInfo>>> {
+        self.read(&Key::snapshot(repo, commit, "commits.json")).await
+    }
+
+    /// Keeps a list of the newest commits up to this one.
+    pub(crate) async fn keep_history(&self, repo: &Repo, commit: Commit, commits: &[CommitInfo]) -> Result<()> {
+        self.write(&Key::snapshot(repo, commit, "commits.json"), json(&commits)?).await
     }
 
     async fn read<T: for<'de> Deserialize<'de>>(&self, key: &Key) -> Result<Option<T>> {

@@ -107,7 +107,7 @@ mod tests {
 
     #[test]
     fn every_path_is_found_in_its_piece_and_no_other() {
-        let nodes: Vec<_> = (0..PIECE_NODES * 2 + 1).map(|n| node(&format!("f{n:07}"))).rev().collect();
+        let nodes: Vec<_> = (0..=PIECE_NODES * 2).map(|n| node(&format!("f{n:07}"))).rev().collect();
         let (index, pieces) = TreeIndex::split(nodes);
         assert_eq!((index.files, index.folders, pieces.len()), (PIECE_NODES * 2 + 1, 0, 3));
         for path in ["f0000000", "f0004095", "f0004096", "f0008192"] {

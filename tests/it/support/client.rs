@@ -56,7 +56,8 @@ impl Client {
             if answer.status != StatusCode::TEMPORARY_REDIRECT {
                 return Ok(answer);
             }
-            path = answer.headers.get("location").context("a redirect without Location")?.to_str()?.to_owned();
+            let location = answer.headers.get("location").context("a redirect without Location")?;
+            location.to_str()?.clone_into(&mut path);
             ensure!(path.starts_with('/'), "an absolute Location: {path}");
         }
         bail!("too many redirects")
