@@ -74,19 +74,19 @@ impl Shared {
     where
         B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send + 'static,
     {
-        let form = ask.form(self);
+        let form = &ask.form;
         let body = match Limited::new(body, LARGEST_BODY).collect().await {
             Ok(body) => body.to_bytes(),
             Err(problem) if problem.is::<LengthLimitError>() => {
-                return Err(Refused::from(error::too_large(LARGEST_BODY, &form)));
+                return Err(Refused::from(error::too_large(LARGEST_BODY, form)));
             }
             Err(problem) => {
-                return Err(Refused::from(error::bad_request(&format!("the body broke off: {problem}"), &form)));
+                return Err(Refused::from(error::bad_request(&format!("the body broke off: {problem}"), form)));
             }
         };
         let content_type = ask.parts.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
         let request = PathsInfoRequest::parse(content_type, &body)
-            .map_err(|problem| Refused::from(error::bad_request(&problem.to_string(), &form)))?;
+            .map_err(|problem| Refused::from(error::bad_request(&problem.to_string(), form)))?;
         // A path that no commit can hold is one that isn't there, and those are left out.
         let paths: Vec<RepoPath> =
             request.paths.iter().filter_map(|path| path.trim_matches('/').parse().ok()).collect();
@@ -138,7 +138,7 @@ impl Shared {
     /// A client that hubgate knows is told its own name. A Hub token is none of ours to judge.
     pub(super) fn whoami(&self, ask: &Ask<'_>) -> Response<Payload> {
         let Some(name) = &ask.asker.name else {
-            return error::nobody(auth::bearer(&ask.parts.headers).is_some(), &ask.form(self));
+            return error::nobody(auth::bearer(&ask.parts.headers).is_some(), &ask.form);
         };
         let name = &**name;
         let body = serde_json::json!({
@@ -161,7 +161,7 @@ impl Shared {
 
     /// Serialising our own values into memory doesn't fail; were it to, the client hears so.
     fn unwritten(&self, ask: &Ask<'_>, problem: &serde_json::Error) -> Refused {
-        Refused::from(error::bad_request(&format!("this answer can't be written as JSON: {problem}"), &ask.form(self)))
+        Refused::from(error::bad_request(&format!("this answer can't be written as JSON: {problem}"), &ask.form))
     }
 
     /// `Link: <...>; rel="next"`, absolute: a relative one makes some clients stop after the first page
@@ -171,7 +171,7 @@ impl Shared {
         let link = base.and_then(|base| HeaderValue::try_from(format!("<{base}{next}>; rel=\"next\"")).ok());
         let Some(link) = link else {
             let problem = "a listing in pages needs a Host header, to say where the next page is";
-            return Err(Refused::from(error::bad_request(problem, &ask.form(self))));
+            return Err(Refused::from(error::bad_request(problem, &ask.form)));
         };
         response.headers_mut().insert(header::LINK, link);
         Ok(())

@@ -11,7 +11,7 @@ use serde_json::json;
 use tracing::{error, warn};
 
 use super::{
-    Ask, Payload, Shared,
+    Payload, Shared,
     layers::{Outcome, Visit},
 };
 use crate::{
@@ -42,12 +42,13 @@ pub(super) struct Form {
 }
 
 impl Shared {
-    pub(super) fn form(&self, parts: &Parts) -> Form {
+    /// `path` is without the prefix of `public_url`.
+    pub(super) fn form(&self, parts: &Parts, path: &str) -> Form {
         let agent = parts.headers.get(header::USER_AGENT).and_then(|agent| agent.to_str().ok());
         Form {
             refusal: self.refusal,
             client: ClientKind::of(agent),
-            api: super::hub::is_api(self.addresses.inside(parts.uri.path())),
+            api: super::hub::is_api(path),
             get: parts.method == http::Method::GET,
         }
     }
@@ -293,11 +294,11 @@ pub(super) fn no_such_page(api: bool) -> Response<Payload> {
 }
 
 /// `auth.anonymous = false`, and no known token.
-pub(super) fn unauthorized(form: &Form, api: bool) -> Response<Payload> {
+pub(super) fn unauthorized(form: &Form) -> Response<Payload> {
     let text = "hubgate: this gateway serves known clients only: set HF_TOKEN to the token that its operator gave you";
     let mut face = Face::refused(Refusal { text: text.into(), rule: None }, form);
     face.status = StatusCode::UNAUTHORIZED;
-    let mut response = face.respond(api);
+    let mut response = face.respond(form.api);
     response.headers_mut().insert(
         header::WWW_AUTHENTICATE,
         HeaderValue::from_static("Bearer realm=\"Authentication required\", charset=\"UTF-8\""),
@@ -338,12 +339,6 @@ pub(super) fn panicked(panic: &Box<dyn Any + Send>, visit: &mut Visit) -> Respon
     );
     visit.reason = Some("panic".into());
     Face::new(StatusCode::INTERNAL_SERVER_ERROR, "hubgate failed on this request; its log says more").respond(false)
-}
-
-impl Ask<'_> {
-    pub(super) fn form(&self, shared: &Shared) -> Form {
-        shared.form(self.parts)
-    }
 }
 
 impl Face {

@@ -43,10 +43,10 @@ impl Shared {
     where
         B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send + 'static,
     {
-        let form = ask.form(self);
+        let form = &ask.form;
         if is_datasets_server(&ask.parts.headers) {
             visit.route = "datasets_server";
-            return error::not_here("hubgate has no datasets-server", &form);
+            return error::not_here("hubgate has no datasets-server", form);
         }
         let route = match HubRoute::parse(&ask.parts.method, path, ask.parts.uri.query()) {
             Ok(route) => route,
@@ -68,7 +68,7 @@ impl Shared {
         match answer {
             Ok(response) => response,
             Err(Refused::Answered(response)) => *response,
-            Err(Refused::Gateway(problem)) => error::answer(problem, &form, visit),
+            Err(Refused::Gateway(problem)) => error::answer(problem, form, visit),
         }
     }
 
@@ -76,7 +76,7 @@ impl Shared {
     where
         B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send + 'static,
     {
-        let form = ask.form(self);
+        let form = &ask.form;
         match route {
             HubRoute::Resolve { repo, revision, path } | HubRoute::Raw { repo, revision, path } => {
                 let raw = matches!(route, HubRoute::Raw { .. });
@@ -104,10 +104,10 @@ impl Shared {
             }
             HubRoute::Whoami => Ok(self.whoami(ask)),
             // These tell nothing of any repo, so that policy need not be asked.
-            HubRoute::XetReadToken { .. } => Ok(error::not_here(NO_XET, &form)),
-            HubRoute::Git { .. } => Ok(error::not_here(NO_GIT, &form)),
+            HubRoute::XetReadToken { .. } => Ok(error::not_here(NO_XET, form)),
+            HubRoute::Git { .. } => Ok(error::not_here(NO_GIT, form)),
             HubRoute::AgentHarnesses | HubRoute::Telemetry => Ok(error::no_such_page(true)),
-            HubRoute::Write { what, .. } => Ok(error::read_only(what, &form, visit)),
+            HubRoute::Write { what, .. } => Ok(error::read_only(what, form, visit)),
             HubRoute::Unknown { .. } => Ok(error::no_such_page(form.api)),
         }
     }
@@ -116,7 +116,7 @@ impl Shared {
     /// follows, and nobody learns what a refused repo holds (PROTOCOL 16, 47).
     async fn malformed(&self, ask: &Ask<'_>, problem: &RouteError, visit: &mut Visit) -> Response<Payload> {
         visit.route = "malformed";
-        let form = ask.form(self);
+        let form = &ask.form;
         let repo: Option<&Repo> = match problem {
             RouteError::Repo(_) => None,
             RouteError::Revision { repo, .. } | RouteError::Path { repo, .. } => Some(repo),
@@ -124,10 +124,10 @@ impl Shared {
         if let Some(repo) = repo {
             visit.repo = Some(repo.clone());
             if let Err(refused) = self.gateway.authorise(&ask.asker, repo).await {
-                return error::answer(refused, &form, visit);
+                return error::answer(refused, form, visit);
             }
         }
-        error::malformed(problem, &form, visit)
+        error::malformed(problem, form, visit)
     }
 }
 

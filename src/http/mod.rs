@@ -43,12 +43,12 @@ pub use payload::Payload;
 
 use crate::{
     gateway::{Asker, Gateway},
-    hub::ClientKind,
     policy::RefusalForm,
     server::{Handle, Peer},
     telemetry::AccessLog,
 };
 use auth::{Auth, Caller};
+use error::Form;
 use layers::{Outcome, RequestIds, Visit};
 
 /// What the edge is made of.
@@ -101,7 +101,7 @@ struct Ask<'r> {
     peer: Peer,
     parts: &'r Parts,
     asker: Asker,
-    client: ClientKind,
+    form: Form,
 }
 
 impl Edge {
@@ -167,18 +167,18 @@ impl Edge {
         if self.side == Side::Admin {
             return error::no_such_page(false);
         }
+        let form = self.shared.form(parts, path);
         let name = match self.shared.auth.caller(&parts.headers) {
             Caller::Known(name) => Some(name),
             Caller::Anonymous => None,
             Caller::Refused => {
                 visit.outcome = Outcome::Denied;
-                return error::unauthorized(&self.shared.form(parts), hub::is_api(path));
+                return error::unauthorized(&form);
             }
         };
         visit.client.clone_from(&name);
         let asker = Asker { address: visit.address, name, background: false };
-        let client = ClientKind::of(visit.agent.as_ref().and_then(|agent| agent.to_str().ok()));
-        let ask = Ask { peer, parts, asker, client };
+        let ask = Ask { peer, parts, asker, form };
         self.shared.hub(&ask, path, body, visit).await
     }
 

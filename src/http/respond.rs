@@ -128,10 +128,10 @@ impl Shared {
         if size <= SizeRule::LIMIT_BYTES {
             return Ok(true);
         }
-        match ask.client.refuses_size_over_50gb() {
+        match ask.form.client.refuses_size_over_50gb() {
             SizeRule::Fine => Ok(true),
             SizeRule::OmitSize => Ok(false),
-            SizeRule::Refuses => Err(Refused::from(error::too_large_for_client(size, &ask.form(self), visit))),
+            SizeRule::Refuses => Err(Refused::from(error::too_large_for_client(size, &ask.form, visit))),
         }
     }
 
