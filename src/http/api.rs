@@ -33,7 +33,7 @@ impl Shared {
         let facts = self.gateway.facts(&ask.asker, repo, revision).await?;
         visit.commit = Some(facts.commit);
         let body = info_answer(&facts.info, &facts.repo, facts.commit, &facts.files, query)
-            .map_err(|error| self.unwritten(ask, &error))?;
+            .map_err(|error| unwritten(ask, &error))?;
         Ok(about(json(body), facts.commit, facts.warning.as_ref()))
     }
 
@@ -49,7 +49,7 @@ impl Shared {
         visit.path = folder.cloned();
         let listing = self.gateway.tree(&ask.asker, repo, revision, folder, query).await?;
         visit.commit = Some(listing.commit);
-        let mut response = self.written(ask, &listing.nodes)?;
+        let mut response = written(ask, &listing.nodes)?;
         if let Some(cursor) = listing.next {
             // The next page is of the same commit, wherever the branch goes meanwhile.
             let next = HubRoute::Tree {
@@ -92,7 +92,7 @@ impl Shared {
             request.paths.iter().filter_map(|path| path.trim_matches('/').parse().ok()).collect();
         let listing = self.gateway.paths_info(&ask.asker, repo, revision, &paths).await?;
         visit.commit = Some(listing.commit);
-        let response = self.written(ask, &listing.nodes)?;
+        let response = written(ask, &listing.nodes)?;
         Ok(about(response, listing.commit, listing.warning.as_ref()))
     }
 
@@ -103,7 +103,7 @@ impl Shared {
         } else {
             refs.pull_requests = None;
         }
-        self.written(ask, &refs)
+        written(ask, &refs)
     }
 
     pub(super) async fn commits(
@@ -120,7 +120,7 @@ impl Shared {
         let limit = query.limit.map_or(history.len(), |limit| limit as usize);
         let start = history.len().min((page as usize).saturating_mul(limit));
         let end = history.len().min(start.saturating_add(limit));
-        let mut response = self.written(ask, &history[start..end])?;
+        let mut response = written(ask, &history[start..end])?;
         if end < history.len() {
             let query = CommitsQuery { page: Some(page + 1), ..query.clone() };
             let next = HubRoute::Commits { repo: repo.clone(), revision: commit.into(), query };
@@ -132,36 +132,7 @@ impl Shared {
 
     pub(super) async fn repo_list(&self, ask: &Ask<'_>, kind: RepoKind, query: &ListQuery) -> Answer {
         let repos = self.gateway.repos(&ask.asker, kind, query).await?;
-        self.written(ask, &repos)
-    }
-
-    /// A client that hubgate knows is told its own name. A Hub token is none of ours to judge.
-    pub(super) fn whoami(&self, ask: &Ask<'_>) -> Response<Payload> {
-        let Some(name) = &ask.asker.name else {
-            return error::nobody(auth::bearer(&ask.parts.headers).is_some(), &ask.form);
-        };
-        let name = &**name;
-        let body = serde_json::json!({
-            "type": "user",
-            "id": name,
-            "name": name,
-            "fullname": name,
-            "isPro": false,
-            "canPay": false,
-            "emailVerified": false,
-            "orgs": [],
-            "auth": {"type": "access_token", "accessToken": {"displayName": name, "role": "read"}},
-        });
-        json(body.to_string().into_bytes())
-    }
-
-    fn written(&self, ask: &Ask<'_>, value: &(impl Serialize + ?Sized)) -> Answer {
-        serde_json::to_vec(value).map(json).map_err(|error| self.unwritten(ask, &error))
-    }
-
-    /// Serialising our own values into memory doesn't fail; were it to, the client hears so.
-    fn unwritten(&self, ask: &Ask<'_>, problem: &serde_json::Error) -> Refused {
-        Refused::from(error::bad_request(&format!("this answer can't be written as JSON: {problem}"), &ask.form))
+        written(ask, &repos)
     }
 
     /// `Link: <...>; rel="next"`, absolute: a relative one makes some clients stop after the first page
@@ -176,6 +147,35 @@ impl Shared {
         response.headers_mut().insert(header::LINK, link);
         Ok(())
     }
+}
+
+/// A client that hubgate knows is told its own name. A Hub token is none of ours to judge.
+pub(super) fn whoami(ask: &Ask<'_>) -> Response<Payload> {
+    let Some(name) = &ask.asker.name else {
+        return error::nobody(auth::bearer(&ask.parts.headers).is_some(), &ask.form);
+    };
+    let name = &**name;
+    let body = serde_json::json!({
+        "type": "user",
+        "id": name,
+        "name": name,
+        "fullname": name,
+        "isPro": false,
+        "canPay": false,
+        "emailVerified": false,
+        "orgs": [],
+        "auth": {"type": "access_token", "accessToken": {"displayName": name, "role": "read"}},
+    });
+    json(body.to_string().into_bytes())
+}
+
+fn written(ask: &Ask<'_>, value: &(impl Serialize + ?Sized)) -> Answer {
+    serde_json::to_vec(value).map(json).map_err(|error| unwritten(ask, &error))
+}
+
+/// Serialising our own values into memory doesn't fail; were it to, the client hears so.
+fn unwritten(ask: &Ask<'_>, problem: &serde_json::Error) -> Refused {
+    Refused::from(error::bad_request(&format!("this answer can't be written as JSON: {problem}"), &ask.form))
 }
 
 /// An answer in JSON.

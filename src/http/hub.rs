@@ -102,7 +102,7 @@ impl Shared {
                 self.gateway.authorise(&ask.asker, repo).await?;
                 Ok(api::json(b"{}".to_vec()))
             }
-            HubRoute::Whoami => Ok(self.whoami(ask)),
+            HubRoute::Whoami => Ok(api::whoami(ask)),
             // These tell nothing of any repo, so that policy need not be asked.
             HubRoute::XetReadToken { .. } => Ok(error::not_here(NO_XET, form)),
             HubRoute::Git { .. } => Ok(error::not_here(NO_GIT, form)),

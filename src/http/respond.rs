@@ -67,7 +67,7 @@ impl Shared {
         };
         visit.commit = Some(file.commit);
         let content = Content::of(&file, wanted.raw);
-        let announce = self.announced(ask, content.size, visit)?;
+        let announce = announced(ask, content.size, visit)?;
         let mut headers = metadata(ask, &file, &content);
 
         let asked = &ask.parts.headers;
@@ -122,23 +122,10 @@ impl Shared {
         Ok(answer(status, headers, Payload::File(opened.body)))
     }
 
-    /// Whether to announce the size on HEAD. Clients that refuse a large one over plain HTTP go on where none
-    /// is announced, or can't be helped (DESIGN section 7).
-    fn announced(&self, ask: &Ask<'_>, size: u64, visit: &mut Visit) -> Result<bool, Refused> {
-        if size <= SizeRule::LIMIT_BYTES {
-            return Ok(true);
-        }
-        match ask.form.client.refuses_size_over_50gb() {
-            SizeRule::Fine => Ok(true),
-            SizeRule::OmitSize => Ok(false),
-            SizeRule::Refuses => Err(Refused::from(error::too_large_for_client(size, &ask.form, visit))),
-        }
-    }
-
     /// The relative 307 to the same file at its commit, with the prefix that clients see and their query.
     fn redirect(&self, ask: &Ask<'_>, wanted: &Wanted<'_>, file: &File, visit: &mut Visit) -> Answer {
         let content = Content::of(file, wanted.raw);
-        let announce = self.announced(ask, content.size, visit)?;
+        let announce = announced(ask, content.size, visit)?;
         let (repo, revision, path) = (wanted.repo.clone(), Revision::from(file.commit), wanted.path.clone());
         let target = if wanted.raw {
             HubRoute::Raw { repo, revision, path }
@@ -162,6 +149,19 @@ impl Shared {
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
         headers.insert(header::CONTENT_LENGTH, body.len().into());
         Ok(answer(StatusCode::TEMPORARY_REDIRECT, headers, Payload::from(body)))
+    }
+}
+
+/// Whether to announce the size on HEAD. Clients that refuse a large one over plain HTTP go on where none
+/// is announced, or can't be helped (DESIGN section 7).
+fn announced(ask: &Ask<'_>, size: u64, visit: &mut Visit) -> Result<bool, Refused> {
+    if size <= SizeRule::LIMIT_BYTES {
+        return Ok(true);
+    }
+    match ask.form.client.refuses_size_over_50gb() {
+        SizeRule::Fine => Ok(true),
+        SizeRule::OmitSize => Ok(false),
+        SizeRule::Refuses => Err(Refused::from(error::too_large_for_client(size, &ask.form, visit))),
     }
 }
 
