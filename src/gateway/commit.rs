@@ -7,7 +7,7 @@ use std::{sync::Arc, time::Duration};
 
 use time::OffsetDateTime;
 
-use super::{Asker, Error, Gateway, Result, identity::Identity, refs::RefRecord};
+use super::{Asker, Error, Gateway, Result, identity::Identity, listing, refs::RefRecord};
 use crate::{
     hub::{Commit, RefInfo, Repo, Revision},
     policy::{RevisionVerdict, Rule},
@@ -202,15 +202,16 @@ impl Gateway {
         purpose: Purpose,
     ) -> Result<Option<Revision>> {
         let asked = |error| from_upstream(error, repo, &commit.into());
-        let refs = self.upstream.refs(repo, purpose).await.map_err(asked)?;
-        let all = refs.branches.iter().chain(&refs.tags).chain(&refs.converts);
-        let mut allowed: Vec<&RefInfo> = all.filter(|found| rule.allows_ref(&found.name)).collect();
+        let refs = self.upstream.refs(repo, listing::names_requests(rule), purpose).await.map_err(asked)?;
+        let special = refs.converts.iter().chain(refs.pull_requests.iter().flatten());
+        let all = refs.branches.iter().chain(&refs.tags).chain(special);
+        let mut allowed: Vec<&RefInfo> = all.filter(|found| rule.allows_ref(listing::asked_as(found))).collect();
         if let Some(head) = allowed.iter().find(|found| found.target_commit == commit) {
-            return Ok(head.name.parse().ok());
+            return Ok(listing::asked_as(head).parse().ok());
         }
         allowed.sort_by_key(|found| found.name != "main");
         for found in allowed.into_iter().take(MAX_HISTORIES) {
-            let Ok(revision) = found.name.parse::<Revision>() else { continue };
+            let Ok(revision) = listing::asked_as(found).parse::<Revision>() else { continue };
             match self.upstream.history_contains(repo, &revision, commit, purpose).await.map_err(asked)? {
                 InHistory::Yes => return Ok(Some(revision)),
                 InHistory::No => {}

@@ -5,16 +5,20 @@ use std::{sync::Arc, time::Duration};
 
 use futures_util::{StreamExt, TryStreamExt};
 use serde_json::Value;
-use time::OffsetDateTime;
+use time::{Date, OffsetDateTime};
 
 use super::{
-    Asker, Error, Gateway, Listing, RepoFacts, Result, commit::from_upstream, refs::RefRecord, snapshot::Snapshot,
-    view::View,
+    Asker, Error, Gateway, Listing, RepoFacts, Resolved, Result,
+    commit::from_upstream,
+    refs::RefRecord,
+    snapshot::Snapshot,
+    view::{Known, View},
 };
 use crate::{
     hub::{Commit, CommitInfo, ListQuery, RefInfo, Refs, Repo, RepoKind, RepoPath, Revision, TreeNode, TreeQuery},
-    policy::Rule,
+    policy::{PolicySet, Rule},
     store::{Key, Prefix},
+    upstream::{self, OnGone},
 };
 
 /// How many nodes one page of a tree has, unless the client asks for fewer. llama.cpp wants a whole tree
@@ -134,12 +138,13 @@ impl Gateway {
     pub async fn refs(&self, asker: &Asker, asked: &Repo) -> Result<Refs> {
         self.in_time(async {
             let (rule, repo) = self.authorised(asker, asked).await?;
-            let mut refs = self.held_refs(asker, &repo).await?;
-            for list in [&mut refs.branches, &mut refs.tags, &mut refs.converts] {
-                keep_allowed(list, &rule);
+            let mut refs = self.held_refs(asker, &repo, names_requests(&rule)).await?;
+            let requests = refs.pull_requests.iter_mut();
+            for list in [&mut refs.branches, &mut refs.tags, &mut refs.converts].into_iter().chain(requests) {
+                list.retain(|found| rule.allows_ref(asked_as(found)));
             }
-            if let Some(list) = &mut refs.pull_requests {
-                list.retain(|found| rule.allows_ref(&found.full_name));
+            if let Some(pin) = rule.pin {
+                mean(&mut refs, pin);
             }
             Ok(refs)
         })
@@ -169,6 +174,7 @@ impl Gateway {
                         self.note_outage(Some(&error));
                         None
                     }
+                    Err(error) if self.serves_what_is_gone(&error) => None,
                     Err(error) => return Err(from_upstream(error, repo, &commit.into())),
                 }
             };
@@ -183,41 +189,75 @@ impl Gateway {
         .await
     }
 
+    /// Whether what is stored of a repo is served though upstream says that the repo is gone (I10).
+    fn serves_what_is_gone(&self, error: &upstream::Error) -> bool {
+        error.is_gone() && self.config.on_gone == OnGone::Serve
+    }
+
     /// Whether the asker may read the repo at all.
     pub async fn authorise(&self, asker: &Asker, asked: &Repo) -> Result<()> {
         self.in_time(async { self.authorised(asker, asked).await.map(drop) }).await
     }
 
-    /// The infos of the repos of a kind that are stored and allowed, as `query` selects them.
-    pub async fn repos(&self, _asker: &Asker, kind: RepoKind, query: &ListQuery) -> Result<Vec<Value>> {
+    /// A page of the infos of the repos of a kind that are stored and allowed, as `query` selects them, in the
+    /// order of their ids; and where the next page starts.
+    pub async fn repos(
+        &self,
+        _asker: &Asker,
+        kind: RepoKind,
+        query: &ListQuery,
+    ) -> Result<(Vec<Value>, Option<String>)> {
         let (policy, today) = (self.policy.current(), OffsetDateTime::now_utc().date());
         let identities = Prefix::identities();
         let keys: Vec<_> = self.store.list(&identities).map_ok(|meta| meta.key).try_collect().await?;
         let names = keys.iter().filter_map(Key::identified);
-        let wanted = names.filter(|repo| repo.kind() == kind && policy.decide_repo(repo, today).is_ok());
-        let wanted: Vec<Repo> = wanted.filter(|repo| is_wanted(repo, query)).collect();
-        let mut found: Vec<_> = futures_util::stream::iter(wanted)
-            .map(|repo| async move { self.stored_info(&repo).await })
-            .buffered(8)
-            .try_filter_map(|info| async { Ok(info) })
-            .try_collect()
-            .await?;
+        let mut wanted: Vec<Repo> = names.filter(|repo| repo.kind() == kind && is_wanted(repo, query)).collect();
+        wanted.sort_unstable();
         let has_tag = |info: &Value, wanted: &String| {
             info.get("tags").and_then(Value::as_array).is_some_and(|tags| tags.iter().any(|tag| tag == wanted))
         };
-        found.retain(|info| query.filter.iter().all(|wanted| has_tag(info, wanted)));
-        Ok(found)
+        let limit = query.limit.map_or(usize::MAX - 1, |limit| limit as usize);
+        let mut found: Vec<(Repo, Value)> = futures_util::stream::iter(wanted)
+            .map(|repo| {
+                let policy = &policy;
+                async move { Ok::<_, Error>(self.stored_info(policy, today, &repo).await?.map(|info| (repo, info))) }
+            })
+            .buffered(8)
+            .try_filter_map(|found| async { Ok(found) })
+            .try_filter(|(_, info)| std::future::ready(query.filter.iter().all(|wanted| has_tag(info, wanted))))
+            .take(limit + 1)
+            .try_collect()
+            .await?;
+        let more = found.len() > limit;
+        found.truncate(limit);
+        let next = found.last().filter(|_| more).map(|(repo, _)| repo.id().to_owned());
+        Ok((found.into_iter().map(|(_, info)| info).collect(), next))
     }
 
-    /// The info of the newest commit that `main` was seen at, of a repo listed under its own name.
-    async fn stored_info(&self, repo: &Repo) -> Result<Option<Value>> {
-        let Some(identity) = self.identities.of(repo).await? else { return Ok(None) };
-        if identity.canonical != *repo {
+    /// The info of a repo listed under its own name, at the commit that its default revision was last seen at,
+    /// if policy shows it.
+    async fn stored_info(&self, policy: &Arc<PolicySet>, today: Date, repo: &Repo) -> Result<Option<Value>> {
+        let Ok(rule) = policy.decide_repo(repo, today) else { return Ok(None) };
+        let identity = self.identities.of(repo).await?;
+        if identity.is_none_or(|identity| identity.canonical != *repo) {
             return Ok(None);
         }
-        let Some(main) = self.refs.last(repo, &Revision::main()).await? else { return Ok(None) };
-        let snapshot = self.snapshots.find(repo, main.commit).await?;
-        Ok(snapshot.map(|snapshot| snapshot.facts.info.clone()))
+        let revision = default_revision(&rule);
+        let commit = match revision.as_commit() {
+            Some(pin) => pin,
+            None => match self.refs.last(repo, &revision).await? {
+                Some(seen) => seen.commit,
+                None => return Ok(None),
+            },
+        };
+        let Some(snapshot) = self.snapshots.find(repo, commit).await? else { return Ok(None) };
+        let info = snapshot.facts.info.clone();
+        let resolved = Resolved { repo: repo.clone(), commit, revision, stale: false };
+        match self.grant(policy, &rule, repo, &resolved, &Known::Whole(snapshot), today).await {
+            Ok(_) => Ok(Some(info)),
+            Err(Error::Denied(_)) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// The rule that speaks for a repo and the repo's canonical name.
@@ -228,19 +268,21 @@ impl Gateway {
         Ok((view.grant.approved.rule.clone(), view.resolved.repo))
     }
 
-    async fn held_refs(&self, asker: &Asker, repo: &Repo) -> Result<Refs> {
-        if let Some(refs) = self.ref_lists.get(repo).await {
+    async fn held_refs(&self, asker: &Asker, repo: &Repo, requests: bool) -> Result<Refs> {
+        let name = (repo.clone(), requests);
+        if let Some(refs) = self.ref_lists.get(&name).await {
             return Ok((*refs).clone());
         }
         if !self.upstream_is_out() {
             self.limits.admit(asker).await?;
-            match self.upstream.refs(repo, asker.purpose()).await {
+            match self.upstream.refs(repo, requests, asker.purpose()).await {
                 Ok(refs) => {
                     self.refs.keep_list(repo, &refs).await?;
-                    self.ref_lists.insert(repo.clone(), Arc::new(refs.clone())).await;
+                    self.ref_lists.insert(name, Arc::new(refs.clone())).await;
                     return Ok(refs);
                 }
                 Err(error) if error.is_outage() => self.note_outage(Some(&error)),
+                Err(error) if self.serves_what_is_gone(&error) => {}
                 Err(error) => return Err(from_upstream(error, repo, &Revision::main())),
             }
         }
@@ -282,11 +324,30 @@ fn add_ref(refs: &mut Refs, record: &RefRecord) {
     }
 }
 
-fn keep_allowed(list: &mut Vec<RefInfo>, rule: &Rule) {
-    list.retain(|found| {
-        let name = if found.full_name.starts_with("refs/convert/") { &found.full_name } else { &found.name };
-        rule.allows_ref(name)
-    });
+/// Under a pin all names mean one commit; llama.cpp takes from here which commit to ask for.
+fn mean(refs: &mut Refs, pin: Commit) {
+    let requests = refs.pull_requests.iter_mut().flatten();
+    for found in refs.branches.iter_mut().chain(&mut refs.tags).chain(&mut refs.converts).chain(requests) {
+        found.target_commit = pin;
+    }
+}
+
+/// The name by which clients ask for a ref, and rules allow it: short for a branch or tag, full for the others.
+/// `refs/convert/parquet` has the short name `parquet`, which may be a branch's too.
+pub(super) fn asked_as(found: &RefInfo) -> &str {
+    if found.full_name.starts_with("refs/heads/") || found.full_name.starts_with("refs/tags/") {
+        &found.name
+    } else {
+        &found.full_name
+    }
+}
+
+/// Whether a rule names pull requests, of which a repo may have thousands.
+pub(super) fn names_requests(rule: &Rule) -> bool {
+    const OTHERS: [&str; 3] = ["refs/heads/", "refs/tags/", "refs/convert/"];
+    let is_special = |name: &&String| name.starts_with("refs/") || name.starts_with("pr/");
+    let names = rule.revisions().unwrap_or_default().iter();
+    names.filter(is_special).any(|name| !OTHERS.iter().any(|prefix| name.starts_with(prefix)))
 }
 
 fn is_shown(view: &View, node: &TreeNode) -> bool {
@@ -297,7 +358,8 @@ fn is_wanted(repo: &Repo, query: &ListQuery) -> bool {
     let id = repo.id().to_ascii_lowercase();
     let search = query.search.as_ref().is_none_or(|search| id.contains(&search.to_ascii_lowercase()));
     let owner = id.split_once('/').map_or("", |(owner, _)| owner);
-    search && query.author.as_ref().is_none_or(|author| owner.eq_ignore_ascii_case(author))
+    let after = query.cursor.as_ref().is_none_or(|cursor| repo.id() > cursor.as_str());
+    search && after && query.author.as_ref().is_none_or(|author| owner.eq_ignore_ascii_case(author))
 }
 
 fn lone_commit(commit: Commit, info: &Value) -> CommitInfo {

@@ -26,7 +26,6 @@ use std::{
 };
 
 use moka::future::Cache;
-use time::Date;
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
@@ -49,7 +48,7 @@ use flights::Flights;
 use identity::Identities;
 use refs::Refs;
 use snapshot::{Snapshot, Snapshots};
-use view::{Fresh, Verdict};
+use view::{Fresh, Verdict, VerdictKey};
 
 /// The gateway's answers.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -120,10 +119,11 @@ pub struct Parts {
     insane: Cache<(Repo, Commit), Error>,
     infos: Cache<(Repo, Commit), Arc<RepoInfo>>,
     fresh: Cache<(Repo, Commit), Arc<Fresh>>,
-    verdicts: Cache<(Sha256, Date, Repo, Commit, bool), Verdict>,
+    verdicts: Cache<VerdictKey, Verdict>,
     /// Single nodes of trees that are not stored.
     nodes: Cache<(Repo, Commit, RepoPath), TreeNode>,
-    ref_lists: Cache<Repo, Arc<hub::Refs>>,
+    /// With pull requests or without.
+    ref_lists: Cache<(Repo, bool), Arc<hub::Refs>>,
     commit_lists: Cache<(Repo, Commit), Arc<Vec<CommitInfo>>>,
     outage: Mutex<Option<Instant>>,
 }

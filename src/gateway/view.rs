@@ -14,7 +14,7 @@ use super::{
     snapshot::{BadSnapshot, Facts, Snapshot, gather, readme_front_matter},
 };
 use crate::{
-    hub::{Commit, Repo, RepoPath, Revision, TreeNode},
+    hub::{Commit, Repo, RepoPath, Revision, Sha256, TreeNode},
     policy::{self, Denial, LicenseClaims, PolicySet, Rule},
     upstream::{Look, Purpose},
 };
@@ -57,7 +57,11 @@ impl Fresh {
     }
 }
 
-/// A decision on a commit, kept while policy and day are the same.
+/// Under which policy, on which day, of which repo as asked and as upstream calls it now, at which commit, and
+/// whether the whole tree was at hand.
+pub(super) type VerdictKey = (Sha256, Date, Repo, Repo, Commit, bool);
+
+/// A decision on a commit, kept while all that it depends on is the same.
 pub(super) type Verdict = std::result::Result<Arc<Grant>, Denial>;
 
 impl Known {
@@ -105,7 +109,7 @@ impl Gateway {
     }
 
     /// The decision on a commit's facts.
-    async fn grant(
+    pub(super) async fn grant(
         &self,
         policy: &Arc<PolicySet>,
         rule: &Arc<Rule>,
@@ -115,7 +119,7 @@ impl Gateway {
         today: Date,
     ) -> Result<Arc<Grant>> {
         let whole = matches!(known, Known::Whole(_));
-        let name = (policy.digest(), today, asked.clone(), resolved.commit, whole);
+        let name = (policy.digest(), today, asked.clone(), resolved.repo.clone(), resolved.commit, whole);
         let verdict = match self.verdicts.get(&name).await {
             Some(verdict) => verdict,
             None => {

@@ -7,6 +7,7 @@ use http::{HeaderValue, Response, header};
 use http_body::Body;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::Serialize;
+use serde_json::Value;
 
 use super::{
     Ask, Payload, Shared, auth, error,
@@ -85,8 +86,14 @@ impl Shared {
             }
         };
         let content_type = ask.parts.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
-        let request = PathsInfoRequest::parse(content_type, &body)
-            .map_err(|problem| Refused::from(error::bad_request(&problem.to_string(), form)))?;
+        let request = match PathsInfoRequest::parse(content_type, &body) {
+            Ok(request) => request,
+            Err(problem) => {
+                // Policy first, whatever is wrong with the question (PROTOCOL 16, 47).
+                self.gateway.authorise(&ask.asker, repo).await?;
+                return Err(Refused::from(error::bad_request(&problem.to_string(), form)));
+            }
+        };
         // A path that no commit can hold is one that isn't there, and those are left out.
         let paths: Vec<RepoPath> =
             request.paths.iter().filter_map(|path| path.trim_matches('/').parse().ok()).collect();
@@ -131,8 +138,46 @@ impl Shared {
     }
 
     pub(super) async fn repo_list(&self, ask: &Ask<'_>, kind: RepoKind, query: &ListQuery) -> Answer {
-        let repos = self.gateway.repos(&ask.asker, kind, query).await?;
-        written(ask, &repos)
+        let (mut repos, next) = self.gateway.repos(&ask.asker, kind, query).await?;
+        if !query.expand.is_empty() {
+            let wanted = |key: &str| matches!(key, "id" | "_id") || query.expand.iter().any(|property| property == key);
+            repos.iter_mut().filter_map(Value::as_object_mut).for_each(|info| info.retain(|key, _| wanted(key)));
+        }
+        let mut response = written(ask, &repos)?;
+        if let Some(cursor) = next {
+            let query = ListQuery { cursor: Some(cursor), ..query.clone() };
+            self.link_next(ask, &HubRoute::RepoList { kind, query }, &mut response)?;
+        }
+        Ok(response)
+    }
+
+    /// A client that hubgate knows is told its own name. A Hub token is none of ours to judge.
+    pub(super) fn whoami(&self, ask: &Ask<'_>) -> Response<Payload> {
+        let Some(name) = &ask.asker.name else {
+            return error::nobody(auth::bearer(&ask.parts.headers).is_some(), &ask.form);
+        };
+        let name = &**name;
+        let body = serde_json::json!({
+            "type": "user",
+            "id": name,
+            "name": name,
+            "fullname": name,
+            "isPro": false,
+            "canPay": false,
+            "emailVerified": false,
+            "orgs": [],
+            "auth": {"type": "access_token", "accessToken": {"displayName": name, "role": "read"}},
+        });
+        json(body.to_string().into_bytes())
+    }
+
+    fn written(&self, ask: &Ask<'_>, value: &(impl Serialize + ?Sized)) -> Answer {
+        serde_json::to_vec(value).map(json).map_err(|error| self.unwritten(ask, &error))
+    }
+
+    /// Serialising our own values into memory doesn't fail; were it to, the client hears so.
+    fn unwritten(&self, ask: &Ask<'_>, problem: &serde_json::Error) -> Refused {
+        Refused::from(error::bad_request(&format!("this answer can't be written as JSON: {problem}"), &ask.form))
     }
 
     /// `Link: <...>; rel="next"`, absolute: a relative one makes some clients stop after the first page

@@ -55,13 +55,9 @@ impl Shared {
         visit.route = route.name();
         visit.repo = route.repo().cloned();
         let answer = match self.ask(ask, &route, body, visit).await {
-            // `/api/models/gpt2/refs` has two meanings; see `HubRoute::other_reading`.
-            Err(Refused::Gateway(first @ (Error::RepoNotFound(_) | Error::Denied(_)))) => match route.other_reading() {
+            Err(Refused::Gateway(first)) if is_nobody(&first) => match route.other_reading() {
+                Some(other) => self.ask_again(ask, &other, first, visit).await,
                 None => Err(first.into()),
-                Some(other) => match self.ask(ask, &other, http_body_util::Empty::new(), visit).await {
-                    Err(_) => Err(first.into()),
-                    answer => answer,
-                },
             },
             answer => answer,
         };
@@ -69,6 +65,21 @@ impl Shared {
             Ok(response) => response,
             Err(Refused::Answered(response)) => *response,
             Err(Refused::Gateway(problem)) => error::answer(problem, form, visit),
+        }
+    }
+
+    /// The other meaning of a URL that has two, where the first is of a repo that policy doesn't name or that
+    /// isn't there; see [`HubRoute::other_reading`].
+    async fn ask_again(&self, ask: &Ask<'_>, other: &HubRoute, first: Error, visit: &mut Visit) -> Answer {
+        let before = (visit.route, visit.repo.take());
+        (visit.route, visit.repo) = (other.name(), other.repo().cloned());
+        match self.ask(ask, other, http_body_util::Empty::new(), visit).await {
+            // A rule names the first and it isn't there; of the second nothing is known either.
+            Err(Refused::Gateway(second)) if is_nobody(&second) && matches!(first, Error::RepoNotFound(_)) => {
+                (visit.route, visit.repo) = before;
+                Err(first.into())
+            }
+            answer => answer,
         }
     }
 
@@ -128,6 +139,15 @@ impl Shared {
             }
         }
         error::malformed(problem, form, visit)
+    }
+}
+
+/// Whether this is said of a repo that isn't there, or of one that no rule names.
+fn is_nobody(error: &Error) -> bool {
+    match error {
+        Error::RepoNotFound(_) => true,
+        Error::Denied(refusal) => refusal.rule.is_none(),
+        _ => false,
     }
 }
 

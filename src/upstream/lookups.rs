@@ -140,9 +140,9 @@ impl Upstream {
         Ok(found)
     }
 
-    /// Branches and tags.
-    pub async fn refs(&self, repo: &Repo, purpose: Purpose) -> Result<Refs> {
-        let route = HubRoute::Refs { repo: repo.clone(), include_prs: false };
+    /// Branches and tags; pull requests too, which may be thousands, where they are asked for.
+    pub async fn refs(&self, repo: &Repo, include_prs: bool, purpose: Purpose) -> Result<Refs> {
+        let route = HubRoute::Refs { repo: repo.clone(), include_prs };
         self.fetch(&self.question(&route, purpose)?, Limit::Whole(ANSWER_LIMIT)).await?.json().await
     }
 

@@ -157,7 +157,7 @@ async fn paths_refs_history_and_readme_are_read() {
     let by_former_name = upstream.paths_info(&repo("acme/small"), of, &asked, Client).await.unwrap();
     assert_eq!(by_former_name, found, "a POST is put again where a repo was renamed");
 
-    let refs = upstream.refs(&tiny, Client).await.unwrap();
+    let refs = upstream.refs(&tiny, false, Client).await.unwrap();
     assert!(refs.branches.iter().any(|branch| branch.name == "feature/x"));
     assert!(refs.tags.iter().any(|tag| tag.name == "v1.0"));
 
