@@ -12,4 +12,5 @@ mod manifest;
 mod serving;
 mod store_conformance;
 mod support;
+mod traps;
 mod upstream;

@@ -2,8 +2,9 @@
 
 use anyhow::{Context, Result, bail, ensure};
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request, StatusCode, Uri};
+use http::{HeaderMap, Method, Request, Response, StatusCode, Uri};
 use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
 use hyper_util::{
     client::legacy::{Client as Hyper, connect::HttpConnector},
     rt::TokioExecutor,
@@ -71,12 +72,7 @@ impl Client {
         headers: &[(&str, &str)],
         body: Bytes,
     ) -> Result<Answer> {
-        let uri: Uri = format!("{}{path}", self.endpoint).parse()?;
-        let mut request = Request::builder().method(method).uri(uri);
-        for (name, value) in headers {
-            request = request.header(*name, *value);
-        }
-        let (head, mut body) = self.hyper.request(request.body(Full::new(body))?).await?.into_parts();
+        let (head, mut body) = self.open(method, path, headers, body).await?.into_parts();
         let mut bytes = Vec::new();
         let mut broke = false;
         while let Some(frame) = body.frame().await {
@@ -89,6 +85,22 @@ impl Client {
             }
         }
         Ok(Answer { status: head.status, headers: head.headers, body: bytes.into(), broke })
+    }
+
+    /// One request, and the answer as it begins.
+    pub(crate) async fn open(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Bytes,
+    ) -> Result<Response<Incoming>> {
+        let uri: Uri = format!("{}{path}", self.endpoint).parse()?;
+        let mut request = Request::builder().method(method).uri(uri);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        Ok(self.hyper.request(request.body(Full::new(body))?).await?)
     }
 
     /// Waits until `/-/readyz` says 200.
@@ -111,6 +123,11 @@ impl Answer {
     /// A header's text; empty where there is none.
     pub(crate) fn header(&self, name: &str) -> &str {
         self.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
+    }
+
+    /// The body as JSON.
+    pub(crate) fn json(&self) -> serde_json::Value {
+        serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("no JSON: {error}: {}", self.text()))
     }
 
     /// The body as text.

@@ -7,11 +7,14 @@ use std::{
     sync::{Arc, Mutex},
 };
 
+use bytes::Bytes;
+use http::Method;
 use hub_standin::Standin;
 use hubgate::{
     app::{App, StartError},
     config::{self, Sources},
     gateway::Gateway,
+    policy::{LoadError, PolicyHandle, Reload},
     store::Store,
     telemetry::{AccessLog, LogFormat},
 };
@@ -48,6 +51,9 @@ repo = "acme/evil*"
 reason = "Content policy 4.2"
 "#;
 
+/// How long a line of the access log may take.
+const PATIENCE: std::time::Duration = std::time::Duration::from_secs(20);
+
 /// A gateway that is not started yet.
 pub(crate) struct Setup {
     policy: String,
@@ -67,6 +73,7 @@ pub(crate) struct TestGateway {
     pub(crate) gateway: Gateway,
     /// Its store.
     pub(crate) store: Arc<dyn Store>,
+    policy: Arc<PolicyHandle>,
     /// Policy, configuration and store lie here; give it to another [`Setup`] to start on the same store.
     pub(crate) root: Arc<tempfile::TempDir>,
     log: Lines,
@@ -128,6 +135,7 @@ impl Setup {
         let url = urls[0].clone();
         let admin = urls.get(1).map(|url| Client::new(url));
         let (gateway, store) = (app.core().gateway.clone(), app.core().store.clone());
+        let policy = app.core().policy.clone();
         let stop = CancellationToken::new();
         let running = tokio::spawn({
             let stop = stop.clone();
@@ -139,7 +147,7 @@ impl Setup {
         });
         let client = Client::new(&url);
         client.wait_until_ready().await.unwrap();
-        TestGateway { url, client, admin, gateway, store, root, log, stop, running }
+        TestGateway { url, client, admin, gateway, store, policy, root, log, stop, running }
     }
 }
 
@@ -188,10 +196,43 @@ impl TestGateway {
         self.client.get_with(path, headers).await.unwrap()
     }
 
+    /// One request as it is: no redirect is followed.
+    pub(crate) async fn ask(&self, method: &str, path: &str, headers: &[(&str, &str)]) -> Answer {
+        let method = Method::from_bytes(method.as_bytes()).unwrap();
+        self.client.send(method, path, headers, Bytes::new()).await.unwrap()
+    }
+
+    /// A body sent by POST.
+    pub(crate) async fn post(&self, path: &str, content_type: &str, body: &str) -> Answer {
+        let headers = [("content-type", content_type)];
+        self.client.send(Method::POST, path, &headers, Bytes::copy_from_slice(body.as_bytes())).await.unwrap()
+    }
+
+    /// Puts another policy into the folder and has it looked at, as SIGHUP and the watch do.
+    pub(crate) fn set_policy(&self, policy: &str) -> Result<Reload, Arc<LoadError>> {
+        std::fs::write(self.policy_file(), policy).unwrap();
+        self.policy.reload()
+    }
+
     /// The access log so far, a JSON object for each line.
     pub(crate) fn access_log(&self) -> Vec<serde_json::Value> {
         let bytes = self.log.0.lock().unwrap().clone();
         String::from_utf8(bytes).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
+    /// The access line of the request that this answered. Lines are written behind the answer.
+    pub(crate) async fn access_line(&self, answer: &Answer) -> serde_json::Value {
+        let id = answer.header("x-request-id").to_owned();
+        let written = async {
+            loop {
+                let found = self.access_log().into_iter().find(|line| line["request_id"] == id.as_str());
+                match found {
+                    Some(line) => return line,
+                    None => tokio::time::sleep(std::time::Duration::from_millis(5)).await,
+                }
+            }
+        };
+        tokio::time::timeout(PATIENCE, written).await.expect("the access log has a line of every request")
     }
 
     /// Where the policy lies; a change is in force after at most 5 seconds.
