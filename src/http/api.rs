@@ -151,35 +151,6 @@ impl Shared {
         Ok(response)
     }
 
-    /// A client that hubgate knows is told its own name. A Hub token is none of ours to judge.
-    pub(super) fn whoami(&self, ask: &Ask<'_>) -> Response<Payload> {
-        let Some(name) = &ask.asker.name else {
-            return error::nobody(auth::bearer(&ask.parts.headers).is_some(), &ask.form);
-        };
-        let name = &**name;
-        let body = serde_json::json!({
-            "type": "user",
-            "id": name,
-            "name": name,
-            "fullname": name,
-            "isPro": false,
-            "canPay": false,
-            "emailVerified": false,
-            "orgs": [],
-            "auth": {"type": "access_token", "accessToken": {"displayName": name, "role": "read"}},
-        });
-        json(body.to_string().into_bytes())
-    }
-
-    fn written(&self, ask: &Ask<'_>, value: &(impl Serialize + ?Sized)) -> Answer {
-        serde_json::to_vec(value).map(json).map_err(|error| self.unwritten(ask, &error))
-    }
-
-    /// Serialising our own values into memory doesn't fail; were it to, the client hears so.
-    fn unwritten(&self, ask: &Ask<'_>, problem: &serde_json::Error) -> Refused {
-        Refused::from(error::bad_request(&format!("this answer can't be written as JSON: {problem}"), &ask.form))
-    }
-
     /// `Link: <...>; rel="next"`, absolute: a relative one makes some clients stop after the first page
     /// without a word (PROTOCOL 4.4).
     fn link_next(&self, ask: &Ask<'_>, next: &HubRoute, response: &mut Response<Payload>) -> Result<(), Refused> {
