@@ -46,6 +46,8 @@ pub struct File {
     pub stale: bool,
     /// What the fill and the manifest need to know of the decision.
     pub(crate) grant: Arc<super::grant::Grant>,
+    /// When the answer that this is for must have begun (I9).
+    pub(crate) answer_by: tokio::time::Instant,
 }
 
 /// Where a file is.

@@ -66,8 +66,19 @@ impl Gateway {
         }
     }
 
-    /// A full sha needs no look-up, but for the repo's canonical name where none is known.
+    /// A full sha needs no look-up, but for the repo's canonical name where none is known, and for whether
+    /// the repo is back where one that is gone is to be refused.
     async fn at_commit(&self, asker: &Asker, asked: &Repo, commit: Commit) -> Result<Resolved> {
+        if self.config.on_gone == OnGone::Refuse
+            && let Some(revision) = self.gone.get(asked).await
+        {
+            match self.look(asker, asked, &revision).await {
+                Err(error) if is_gone(&error) => return Err(error),
+                // Not known to be back: it stays gone.
+                Err(Error::Upstream(error)) if error.is_outage() => return Err(Error::RepoNotFound(asked.clone())),
+                _ => {}
+            }
+        }
         let repo = match self.identities.of(asked).await? {
             Some(identity) => identity.canonical.clone(),
             None => self.look(asker, asked, &commit.into()).await?.repo,
@@ -98,7 +109,10 @@ impl Gateway {
         let error = match tokio::time::timeout(PATIENCE, self.look(asker, asked, revision)).await {
             Ok(Ok(looked)) => return Ok(self.resolved(looked, revision, false).await),
             // Slow: the look goes on behind this answer.
-            Err(_) => return Ok(self.resolved(last, revision, true).await),
+            Err(_) => {
+                self.note_slow();
+                return Ok(self.resolved(last, revision, true).await);
+            }
             Ok(Err(error)) => error,
         };
         match &error {
@@ -144,20 +158,26 @@ impl Gateway {
             Ok(look) => look,
             Err(error) => {
                 let error = from_upstream(error, &asked, &revision);
+                if is_gone(&error) {
+                    self.gone.insert(asked.clone(), revision.clone()).await;
+                }
                 if is_gone(&error) || matches!(error, Error::RevisionNotFound { .. }) {
                     self.unknown.insert((asked, revision), error.clone()).await;
                 }
                 return Err(error);
             }
         };
+        self.gone.invalidate(&asked).await;
+        self.gone.invalidate(&look.repo).await;
         self.identities.first_seen(&asked, &Identity::of(&look.repo, &look.info)).await?;
         let record = RefRecord { revision: revision.clone(), commit: look.commit, looked_at };
         let record = match revision.as_commit() {
             Some(_) => Arc::new(record),
             None => self.refs.note(&look.repo, record).await?,
         };
-        self.remember_info(&look).await;
-        Ok(Looked { repo: look.repo, record })
+        let repo = look.repo.clone();
+        self.remember_info(look).await;
+        Ok(Looked { repo, record })
     }
 
     /// Lets a sha pass that is stored here or that an allowed branch or tag leads to. Anyone can open a pull

@@ -1,11 +1,12 @@
 //! Files: where one is, and its bytes, from the store or from a fill.
 
-use std::{ops::Range, sync::Arc};
+use std::{ops::Range, sync::Arc, time::Duration};
 
 use http_body_util::BodyExt;
+use tokio::time::Instant;
 
 use super::{
-    Asker, BodyError, Cached, Error, File, Gateway, Located, Opened, Refusal, Result,
+    Asker, BodyError, Cached, DEADLINE, Error, File, Gateway, Located, Opened, Refusal, Result,
     fill::{FillEnd, FillKey, Joined, Order, Reader, Reading, is_tainted},
     origin::HubFile,
 };
@@ -19,13 +20,17 @@ use crate::{
 /// A larger oid object is nothing that we wrote.
 const MAX_OID_BYTES: u64 = 256;
 
+/// What opening a file gets in any case, however long finding it took.
+const LEAST_TIME: Duration = Duration::from_secs(1);
+
 /// How often an answer that ended under our feet is looked up again.
 const MAX_TRIES: usize = 4;
 
 impl Gateway {
     /// Where a file is and all that HEAD says of it. Never fetches the file.
     pub async fn locate(&self, asker: &Asker, asked: &Repo, revision: &Revision, path: &RepoPath) -> Result<Located> {
-        self.in_time(self.locate_unhurried(asker, asked, revision, path)).await
+        let answer_by = Instant::now() + DEADLINE;
+        self.by(answer_by, self.locate_unhurried(asker, asked, revision, path, answer_by)).await
     }
 
     async fn locate_unhurried(
@@ -34,6 +39,7 @@ impl Gateway {
         asked: &Repo,
         revision: &Revision,
         path: &RepoPath,
+        answer_by: Instant,
     ) -> Result<Located> {
         let view = self.settled_view(asker, asked, revision).await?;
         let node = self.node(asker, &view, path).await?;
@@ -49,6 +55,7 @@ impl Gateway {
         if let Some((limit, key)) = self.store.largest_stage()
             && node.size > limit
             && self.manifest.entry(&repo, commit, path).await?.is_none()
+            && !self.has_blob(&blob).await?
         {
             return Err(Error::NeverFits { size: node.size, limit, key });
         }
@@ -63,6 +70,7 @@ impl Gateway {
             warning: view.grant.warning.clone(),
             stale: view.resolved.stale,
             grant: view.grant,
+            answer_by,
         };
         Ok(if here { Located::Here(file) } else { Located::Elsewhere(file) })
     }
@@ -76,7 +84,9 @@ impl Gateway {
         range: Option<Range<u64>>,
         open_ended: bool,
     ) -> Result<Opened> {
-        self.in_time(self.open_unhurried(asker, file, range, open_ended)).await
+        // What finding the file has cost is over; what is stored opens in far less than a second.
+        let answer_by = file.answer_by.max(Instant::now() + LEAST_TIME);
+        self.by(answer_by, self.open_unhurried(asker, file, range, open_ended)).await
     }
 
     async fn open_unhurried(
@@ -110,6 +120,13 @@ impl Gateway {
         Err(Error::Busy { why: "the file comes and goes; ask again".into(), retry_after: super::RETRY })
     }
 
+    async fn has_blob(&self, blob: &BlobId) -> Result<bool> {
+        match blob {
+            BlobId::Sha256(sha256) => Ok(self.store.head(&Key::blob(sha256)).await?.is_some()),
+            BlobId::Git(_) => Ok(false),
+        }
+    }
+
     /// Whether a client that resumes may hold bytes of a fill that failed. Files that are verified before
     /// their first byte never spoil anybody.
     async fn may_be_spoiled(&self, file: &File) -> Result<bool> {
@@ -134,17 +151,24 @@ impl Gateway {
             return Err(Error::Insane(format!("{repo}@{commit}: manifest and snapshot disagree on {path}")));
         }
         let whole = range.start == 0 && range.end == file.size;
-        let Some(object) = self.store.open(&Key::blob(&entry.sha256), (!whole).then(|| range.clone())).await? else {
+        let key = Key::blob(&entry.sha256);
+        let object = match self.store.open(&key, (!whole).then(|| range.clone())).await {
+            Ok(object) => object.filter(|object| object.size == file.size),
+            // A range outside of what is left of a blob; or the store's own trouble.
+            Err(error) => match self.store.head(&key).await? {
+                Some(ObjectMeta { size, .. }) if size != file.size => None,
+                _ => return Err(error.into()),
+            },
+        };
+        let Some(object) = object else {
             let sha256 = entry.sha256;
-            tracing::error!(%sha256, path = %file.path, alarm = true, "recorded, but the blob is gone; fetching it again");
+            tracing::error!(
+                %sha256, path = %file.path, alarm = true,
+                "recorded, but the blob is gone or not of its size; fetching it again"
+            );
             self.manifest.forget(&file.repo, file.commit, &file.path).await;
             return Ok(None);
         };
-        if object.size != file.size {
-            let sha256 = entry.sha256;
-            tracing::error!(%sha256, size = object.size, alarm = true, "a stored blob has another size; run `hubgate verify`");
-            return Err(Error::Insane(format!("the stored blob {sha256} has another size than was recorded")));
-        }
         let body = object.body.map_err(|error| BodyError(Box::new(error))).boxed_unsync();
         let cached = if file.stale { Cached::Stale } else { Cached::Hit };
         Ok(Some(Opened { range, body, cached }))

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::Result;
 use crate::{
     hub::{Repo, RepoInfo},
-    store::{Error, ErrorKind, Key, PutMode, Store},
+    store::{Error, ErrorKind, Key, PutMode, PutOutcome, Store},
 };
 
 /// A larger identity is nothing that we wrote.
@@ -79,10 +79,15 @@ impl Identities {
                         key: None,
                         source: None,
                     })?;
-                    self.store.put(&Key::identity(name), Bytes::from(body), PutMode::Create).await?;
-                    let seen = Arc::new(seen.clone());
-                    self.known.insert(name.clone(), seen.clone()).await;
-                    seen
+                    let outcome = self.store.put(&Key::identity(name), Bytes::from(body), PutMode::Create).await?;
+                    let theirs = match outcome {
+                        PutOutcome::Written => None,
+                        // Another replica was first.
+                        PutOutcome::Existed => self.of(name).await?,
+                    };
+                    let first = theirs.unwrap_or_else(|| Arc::new(seen.clone()));
+                    self.known.insert(name.clone(), first.clone()).await;
+                    first
                 }
             };
             first.get_or_insert(known);

@@ -22,7 +22,8 @@ const LONGEST_DELAY: Duration = Duration::from_secs(5);
 /// Clients that are remembered before those with a full allowance are forgotten.
 const MANY_CLIENTS: usize = 10_000;
 
-/// `[limits]`: requests that cost the origin something, for each client. What is stored costs nothing.
+/// `[limits]`: requests that cost the origin something, for each client, and what a commit may cost. What is
+/// stored costs nothing.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LimitsConfig {
@@ -30,11 +31,18 @@ pub struct LimitsConfig {
     pub upstream_per_minute: NonZeroU32,
     /// How many may do so at once, after a quiet time.
     pub burst: NonZeroU32,
+    /// How many files and folders a commit may have for its list to be fetched and kept. Past it files are
+    /// served by name, and a recursive listing is an error that says so.
+    pub tree_nodes: usize,
 }
 
 impl Default for LimitsConfig {
     fn default() -> Self {
-        Self { upstream_per_minute: NonZeroU32::MIN.saturating_add(599), burst: NonZeroU32::MIN.saturating_add(999) }
+        Self {
+            upstream_per_minute: NonZeroU32::MIN.saturating_add(599),
+            burst: NonZeroU32::MIN.saturating_add(999),
+            tree_nodes: 500_000,
+        }
     }
 }
 
@@ -124,6 +132,7 @@ mod tests {
         ClientLimits::new(&LimitsConfig {
             upstream_per_minute: per_minute.try_into().unwrap(),
             burst: burst.try_into().unwrap(),
+            ..LimitsConfig::default()
         })
     }
 

@@ -17,7 +17,9 @@ mod listing;
 mod origin;
 mod refs;
 mod snapshot;
+mod turns;
 mod view;
+mod weights;
 
 use std::{
     ops::Deref,
@@ -26,7 +28,7 @@ use std::{
 };
 
 use moka::future::Cache;
-use tokio::time::Instant;
+use tokio::{sync::Semaphore, time::Instant};
 use tokio_util::task::TaskTracker;
 
 pub use answer::{Asker, Body, BodyError, Cached, File, Listing, Located, Opened, RepoFacts};
@@ -49,6 +51,7 @@ use identity::Identities;
 use refs::Refs;
 use snapshot::{Snapshot, Snapshots};
 use view::{Fresh, Verdict, VerdictKey};
+use weights::Weigh;
 
 /// The gateway's answers.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -68,11 +71,18 @@ const UNKNOWN_TTL: Duration = Duration::from_secs(30);
 /// How long facts that are not stored (of a repo that was refused, of a tree that is on its way) are kept.
 const FRESH_TTL: Duration = Duration::from_mins(10);
 
+/// How long a commit is remembered whose tree is too large to keep, which costs hundreds of requests to
+/// find out.
+const TOO_LARGE_TTL: Duration = Duration::from_hours(24);
+
+/// What looked-up facts that are not stored yet may take of memory, each sort, in bytes.
+const FACTS_MEMORY_BYTES: u64 = 16 * 1024 * 1024;
+
+/// How many trees of more than 50,000 nodes are gathered in memory at once.
+const LARGE_TREES: usize = 2;
+
 /// What snapshots may take of memory, in bytes.
 const SNAPSHOT_MEMORY_BYTES: u64 = 48 * 1024 * 1024;
-
-/// What each cache of answers that are not stored may take, in bytes, by a rough count.
-const INFO_MEMORY_BYTES: u64 = 16 * 1024 * 1024;
 
 /// The parts of the configuration that the use cases read.
 #[derive(Debug, Clone)]
@@ -113,15 +123,18 @@ pub struct Parts {
     /// Commits that an allowed revision led to, with that revision.
     admitted: Cache<(Repo, Commit), Revision>,
     unknown: Cache<(Repo, Revision), Error>,
-    /// Commits whose trees are too large to keep.
-    oversized: Cache<(Repo, Commit), Error>,
-    /// Commits of which upstream said what makes no sense, a moment ago.
+    /// Commits of which the origin says what makes no sense; it may do better soon.
     insane: Cache<(Repo, Commit), Error>,
+    /// Commits with more files than are kept.
+    too_large: Cache<(Repo, Commit), Error>,
+    large_trees: Semaphore,
+    /// Repos that the origin says are gone, by the names that were asked.
+    gone: Cache<Repo, Revision>,
     infos: Cache<(Repo, Commit), Arc<RepoInfo>>,
     fresh: Cache<(Repo, Commit), Arc<Fresh>>,
     verdicts: Cache<VerdictKey, Verdict>,
     /// Single nodes of trees that are not stored.
-    nodes: Cache<(Repo, Commit, RepoPath), TreeNode>,
+    single_nodes: Cache<(Repo, Commit, RepoPath), TreeNode>,
     /// With pull requests or without.
     ref_lists: Cache<(Repo, bool), Arc<hub::Refs>>,
     commit_lists: Cache<(Repo, Commit), Arc<Vec<CommitInfo>>>,
@@ -156,18 +169,17 @@ where
     Cache::builder().max_capacity(entries).time_to_live(ttl).build()
 }
 
-/// A cache bounded by about what its values take, each at least a page.
-fn weighed<K, V>(bytes: u64, ttl: Duration, weigh: impl Fn(&V) -> usize + Send + Sync + 'static) -> Cache<K, V>
+/// A cache bounded by what its values weigh.
+fn weighed<K, V>(ttl: Duration) -> Cache<K, Arc<V>>
 where
     K: std::hash::Hash + Eq + Send + Sync + 'static,
-    V: Clone + Send + Sync + 'static,
+    V: Weigh + Send + Sync + 'static,
 {
-    let weigher = move |_: &K, value: &V| u32::try_from(weigh(value) + 4096).unwrap_or(u32::MAX);
-    Cache::builder().max_capacity(bytes).weigher(weigher).time_to_live(ttl).build()
-}
-
-fn names_weigh(siblings: Option<&[hub::InfoSibling]>) -> usize {
-    siblings.unwrap_or_default().iter().map(|sibling| sibling.rfilename.len() + 160).sum()
+    Cache::builder()
+        .max_capacity(FACTS_MEMORY_BYTES)
+        .weigher(|_, value: &Arc<V>| u32::try_from(value.weight()).unwrap_or(u32::MAX))
+        .time_to_live(ttl)
+        .build()
 }
 
 impl Gateway {
@@ -193,18 +205,16 @@ impl Gateway {
             tree_flights: Flights::new(tasks.clone()),
             admitted: cache(100_000, FRESH_TTL),
             unknown: cache(10_000, UNKNOWN_TTL),
-            oversized: cache(1_000, FRESH_TTL),
             insane: cache(1_000, UNKNOWN_TTL),
-            infos: weighed(INFO_MEMORY_BYTES, UNKNOWN_TTL, |info: &Arc<RepoInfo>| {
-                names_weigh(info.siblings.as_deref())
-            }),
-            fresh: weighed(INFO_MEMORY_BYTES, FRESH_TTL, |fresh: &Arc<Fresh>| fresh.weight()),
+            too_large: cache(10_000, TOO_LARGE_TTL),
+            large_trees: Semaphore::new(LARGE_TREES),
+            gone: Cache::builder().max_capacity(10_000).build(),
+            infos: weighed(UNKNOWN_TTL),
+            fresh: weighed(FRESH_TTL),
             verdicts: cache(10_000, FRESH_TTL),
-            nodes: cache(50_000, FRESH_TTL),
-            ref_lists: weighed(INFO_MEMORY_BYTES, listing::REFS_TTL, |refs: &Arc<hub::Refs>| {
-                (refs.branches.len() + refs.tags.len() + refs.converts.len()) * 256
-            }),
-            commit_lists: weighed(INFO_MEMORY_BYTES, listing::REFS_TTL, |list: &Arc<Vec<CommitInfo>>| list.len() * 512),
+            single_nodes: cache(50_000, FRESH_TTL),
+            ref_lists: weighed(listing::REFS_TTL),
+            commit_lists: weighed(listing::REFS_TTL),
             outage: Mutex::default(),
             config,
             store,
@@ -217,8 +227,15 @@ impl Gateway {
     /// What health checks say.
     pub fn health(&self) -> Health {
         let mut degraded = Vec::new();
-        if self.upstream_is_out() {
-            degraded.push("the origin could not be reached a moment ago; stored content is served".to_owned());
+        let upstream = self.upstream.status();
+        if upstream.is_degraded() {
+            let why = match &upstream.last_failure {
+                Some((_, error)) if !upstream.offline => error.public_text(),
+                _ => "upstream.offline is set".to_owned(),
+            };
+            degraded.push(format!("{why}; stored content is served"));
+        } else if self.upstream_is_out() {
+            degraded.push("the origin does not answer in time; stored content is served".to_owned());
         }
         let policy_error = self.policy.problem().map(|problem| problem.to_string());
         if policy_error.is_some() {
@@ -229,16 +246,32 @@ impl Gateway {
 
     /// Bounds the time to an answer. Shared work goes on when a client's time is over.
     async fn in_time<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
-        tokio::time::timeout(DEADLINE, work).await.unwrap_or_else(|_| {
+        self.by(Instant::now() + DEADLINE, work).await
+    }
+
+    async fn by<T>(&self, deadline: Instant, work: impl Future<Output = Result<T>>) -> Result<T> {
+        tokio::time::timeout_at(deadline, work).await.unwrap_or_else(|_| {
             let why = "still fetching from the origin; the answer will be here soon".to_owned();
             Err(Error::Busy { why, retry_after: RETRY })
         })
     }
 
-    /// Takes note of whether upstream could be asked.
+    /// Takes note of whether upstream could be asked. Nonsense about one repo says nothing of the others.
     fn note_outage(&self, error: Option<&upstream::Error>) {
-        let out = error.is_some_and(upstream::Error::is_outage).then(Instant::now);
-        *self.outage.lock().unwrap_or_else(PoisonError::into_inner) = out;
+        use upstream::ErrorKind;
+        let out = match error {
+            Some(error) => match error.kind {
+                ErrorKind::Malformed(_) | ErrorKind::HostNotAllowed(_) | ErrorKind::PrivateAddress(_) => return,
+                _ => error.is_outage(),
+            },
+            None => false,
+        };
+        *self.outage.lock().unwrap_or_else(PoisonError::into_inner) = out.then(Instant::now);
+    }
+
+    /// Takes note that upstream is too slow to be waited for where something is stored.
+    fn note_slow(&self) {
+        *self.outage.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
     }
 
     /// Whether upstream could not be asked a moment ago: then what is stored answers at once.

@@ -11,7 +11,7 @@ use moka::future::Cache;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
-use super::Result;
+use super::{Result, turns::Turns};
 use crate::{
     hub::{self, Commit, Repo, Revision},
     store::{Error, ErrorKind, Key, Prefix, PutMode, Store},
@@ -22,6 +22,10 @@ const MAX_RECORD_BYTES: u64 = 64 * 1024;
 
 /// A larger list of refs is nothing that we wrote.
 const MAX_LIST_BYTES: u64 = 16 * 1024 * 1024;
+
+/// How far a clock may be ahead of ours before what it wrote counts as of long ago: or one bad clock would
+/// hold a branch for ever.
+const MAX_SKEW: Duration = Duration::from_mins(5);
 
 /// How many stored refs of one repo are looked through.
 const MAX_REFS: usize = 10_000;
@@ -39,9 +43,16 @@ pub(crate) struct RefRecord {
 }
 
 impl RefRecord {
-    /// How long ago the look was; nothing for one from a clock ahead of ours.
+    /// How long ago the look was; nothing for one from a clock a little ahead of ours.
     pub(crate) fn age(&self) -> Duration {
+        if self.is_of_the_future() {
+            return Duration::MAX;
+        }
         (OffsetDateTime::now_utc() - self.looked_at).try_into().unwrap_or_default()
+    }
+
+    fn is_of_the_future(&self) -> bool {
+        self.looked_at > OffsetDateTime::now_utc() + MAX_SKEW
     }
 }
 
@@ -49,6 +60,8 @@ impl RefRecord {
 pub(crate) struct Refs {
     store: Arc<dyn Store>,
     held: Cache<(Repo, Revision), Arc<RefRecord>>,
+    /// Taken between reading a record and holding or replacing it, or an older one could win.
+    turns: Turns,
 }
 
 impl Refs {
@@ -57,12 +70,17 @@ impl Refs {
         Self {
             store,
             held: Cache::builder().max_capacity(50_000).time_to_live(ttl.max(Duration::from_secs(1))).build(),
+            turns: Turns::default(),
         }
     }
 
     /// The newest look that is known.
     pub(crate) async fn last(&self, repo: &Repo, revision: &Revision) -> Result<Option<Arc<RefRecord>>> {
         let name = (repo.clone(), revision.clone());
+        if let Some(record) = self.held.get(&name).await {
+            return Ok(Some(record));
+        }
+        let _turn = self.turns.take(&name).await;
         if let Some(record) = self.held.get(&name).await {
             return Ok(Some(record));
         }
@@ -75,8 +93,10 @@ impl Refs {
     /// Takes note of a look, unless a newer one is known; returns the newest.
     pub(crate) async fn note(&self, repo: &Repo, seen: RefRecord) -> Result<Arc<RefRecord>> {
         let key = Key::reference(repo, &seen.revision);
+        let name = (repo.clone(), seen.revision.clone());
+        let _turn = self.turns.take(&name).await;
         let newest = match self.read(&key).await? {
-            Some(stored) if stored.looked_at > seen.looked_at => stored,
+            Some(stored) if stored.looked_at > seen.looked_at && !stored.is_of_the_future() => stored,
             _ => {
                 let body = serde_json::to_vec(&seen).map_err(|error| Error {
                     kind: ErrorKind::Other(format!("writing JSON: {error}")),
@@ -88,7 +108,7 @@ impl Refs {
             }
         };
         let newest = Arc::new(newest);
-        self.held.insert((repo.clone(), newest.revision.clone()), newest.clone()).await;
+        self.held.insert(name, newest.clone()).await;
         Ok(newest)
     }
 

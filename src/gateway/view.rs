@@ -3,7 +3,7 @@
 //! Facts and tree are looked at upstream once and answered from the snapshot from then on. While a large
 //! tree is still coming in, single files are asked for by name, so that the first answer need not wait.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use time::{Date, OffsetDateTime, format_description::well_known::Rfc3339};
 
@@ -11,7 +11,7 @@ use super::{
     Asker, Error, Gateway, Result,
     commit::{Resolved, from_upstream},
     grant::Grant,
-    snapshot::{BadSnapshot, Facts, Snapshot, gather, readme_front_matter},
+    snapshot::{BadSnapshot, Bounds, Facts, Snapshot, gather, readme_front_matter},
 };
 use crate::{
     hub::{Commit, Repo, RepoPath, Revision, Sha256, TreeNode},
@@ -21,6 +21,9 @@ use crate::{
 
 /// How long a question about one file waits for the whole tree.
 const TREE_PATIENCE: Duration = Duration::from_millis(1500);
+
+/// The same where the info says nothing of the files, as that of a large repo: the tree will take long.
+const LARGE_TREE_PATIENCE: Duration = Duration::from_millis(50);
 
 /// More siblings than this come cut from the Hub, and say nothing about the tree.
 const MAX_WHOLE_SIBLINGS: usize = 40_000;
@@ -45,16 +48,9 @@ pub(super) enum Known {
 /// Facts that are not stored yet: they are written after the tree.
 #[derive(Debug)]
 pub(super) struct Fresh {
-    facts: Arc<Facts>,
+    pub(super) facts: Arc<Facts>,
     /// The info's file list, where it came whole.
-    siblings: Option<Vec<String>>,
-}
-
-impl Fresh {
-    /// About how many bytes it takes.
-    pub(super) fn weight(&self) -> usize {
-        self.siblings.iter().flatten().map(|name| name.len() + 32).sum()
-    }
+    pub(super) siblings: Option<Vec<String>>,
 }
 
 /// Under which policy, on which day, of which repo as asked and as upstream calls it now, at which commit, and
@@ -89,10 +85,12 @@ impl Gateway {
     /// whether any weights would be left.
     pub(super) async fn settled_view(&self, asker: &Asker, asked: &Repo, revision: &Revision) -> Result<View> {
         let view = self.view(asker, asked, revision).await?;
-        if matches!(view.known, Known::Whole(_)) {
-            return Ok(view);
-        }
-        match tokio::time::timeout(TREE_PATIENCE, self.whole(asker, &view.known)).await {
+        let patience = match &view.known {
+            Known::Whole(_) => return Ok(view),
+            Known::Facts(fresh) if fresh.siblings.is_some() => TREE_PATIENCE,
+            Known::Facts(_) => LARGE_TREE_PATIENCE,
+        };
+        match tokio::time::timeout(patience, self.whole(asker, &view.known)).await {
             Ok(Ok(snapshot)) => self.redecided(asked, view, snapshot).await,
             Err(_) | Ok(Err(Error::TooMany(_))) => Ok(view),
             Ok(Err(error)) => Err(error),
@@ -214,8 +212,10 @@ impl Gateway {
     }
 
     /// Keeps a look's info for the question about facts that follows it.
-    pub(super) async fn remember_info(&self, look: &Look) {
-        self.infos.insert((look.repo.clone(), look.commit), Arc::new(look.info.clone())).await;
+    pub(super) async fn remember_info(&self, look: Look) {
+        let mut info = look.info;
+        info.siblings = info.siblings.filter(|list| is_whole(list.len()));
+        self.infos.insert((look.repo, look.commit), Arc::new(info)).await;
     }
 
     pub(super) async fn learn_facts(self, repo: Repo, commit: Commit, purpose: Purpose) -> Result<Arc<Fresh>> {
@@ -223,10 +223,14 @@ impl Gateway {
         let failed = |error| from_upstream(error, &repo, &commit.into());
         let info = match self.infos.get(&name).await {
             Some(info) => info,
-            None => Arc::new(self.upstream.look(&repo, &commit.into(), purpose).await.map_err(failed)?.info),
+            None => {
+                let look = self.upstream.look(&repo, &commit.into(), purpose).await;
+                self.note_outage(look.as_ref().err());
+                Arc::new(look.map_err(failed)?.info)
+            }
         };
         let readme = self.upstream.readme(&repo, commit, purpose).await.map_err(failed)?;
-        let siblings = info.siblings.as_ref().filter(|list| (1..MAX_WHOLE_SIBLINGS).contains(&list.len()));
+        let siblings = info.siblings.as_ref().filter(|list| is_whole(list.len()));
         let fresh = Arc::new(Fresh {
             facts: Arc::new(Facts {
                 repo: repo.clone(),
@@ -248,18 +252,21 @@ impl Gateway {
             Known::Facts(fresh) => fresh.clone(),
         };
         let name = (fresh.facts.repo.clone(), fresh.facts.commit);
-        for cache in [&self.oversized, &self.insane] {
-            if let Some(error) = cache.get(&name).await {
+        for refused in [&self.too_large, &self.insane] {
+            if let Some(error) = refused.get(&name).await {
                 return Err(error);
             }
-        }
-        if let Some(snapshot) = self.snapshots.find(&name.0, name.1).await? {
-            return Ok(snapshot);
         }
         let purpose = asker.purpose();
         let work = || {
             let gateway = self.clone();
-            async move { gateway.learn_tree(fresh, purpose).await }
+            async move {
+                // It may have been learned since the asker looked.
+                match gateway.snapshots.find(&fresh.facts.repo, fresh.facts.commit).await? {
+                    Some(snapshot) => Ok(snapshot),
+                    None => gateway.learn_tree(fresh, purpose).await,
+                }
+            }
         };
         self.tree_flights.join(name, work).await
     }
@@ -267,21 +274,26 @@ impl Gateway {
     pub(super) async fn learn_tree(self, fresh: Arc<Fresh>, purpose: Purpose) -> Result<Arc<Snapshot>> {
         let (repo, commit) = (&fresh.facts.repo, fresh.facts.commit);
         let pages = self.upstream.tree(repo, commit, purpose);
-        match gather(repo, commit, pages, fresh.siblings.as_deref()).await {
-            Ok(nodes) => self.snapshots.keep(fresh.facts.clone(), nodes).await,
-            Err(BadSnapshot::Upstream(error)) => Err(from_upstream(error, repo, &commit.into())),
-            Err(bad) => {
+        let name = (repo.clone(), commit);
+        let bounds = Bounds { nodes: self.config.limits.tree_nodes, large: &self.large_trees };
+        match gather(repo, commit, pages, fresh.siblings.as_deref(), bounds).await {
+            Ok((nodes, _place)) => self.snapshots.keep(fresh.facts.clone(), nodes).await,
+            Err(BadSnapshot::Upstream(error)) => {
+                self.note_outage(Some(&error));
+                Err(from_upstream(error, repo, &commit.into()))
+            }
+            Err(bad @ BadSnapshot::TooLarge { .. }) => {
+                tracing::warn!(%repo, %commit, "{bad}");
+                let error = Error::TooMany(bad.to_string());
+                self.too_large.insert(name, error.clone()).await;
+                Err(error)
+            }
+            Err(bad @ BadSnapshot::Insane { .. }) => {
                 tracing::error!(%repo, %commit, error = %bad, "the commit's tree was not learned");
-                let name = (repo.clone(), commit);
-                if matches!(bad, BadSnapshot::TooLarge { .. }) {
-                    let error = Error::TooMany(bad.to_string());
-                    self.oversized.insert(name, error.clone()).await;
-                    return Err(error);
-                }
-                // Everything that was said of this commit is asked anew, soon.
+                let error = Error::Insane(bad.to_string());
+                // Whichever of the two lied, both are asked again.
                 self.infos.invalidate(&name).await;
                 self.fresh.invalidate(&name).await;
-                let error = Error::Insane(bad.to_string());
                 self.insane.insert(name, error.clone()).await;
                 Err(error)
             }
@@ -295,35 +307,48 @@ impl Gateway {
         found.into_iter().next().ok_or(Error::EntryNotFound { repo, commit })
     }
 
-    /// Those of the paths that the commit has. While its tree is not here, they are asked for by name.
+    /// Those of the paths that the commit has, in their order. While its tree is not here, they are asked for
+    /// by name.
     pub(super) async fn nodes(&self, asker: &Asker, view: &View, paths: &[RepoPath]) -> Result<Vec<TreeNode>> {
-        let (repo, commit) = (&view.resolved.repo, view.resolved.commit);
+        let Known::Whole(whole) = &view.known else { return self.single_nodes(asker, view, paths).await };
         let mut found = Vec::with_capacity(paths.len().min(1000));
-        if let Known::Whole(snapshot) = &view.known {
-            for path in paths {
-                found.extend(self.snapshots.node(snapshot, path).await?);
-            }
-            return Ok(found);
-        }
-        let mut unknown = Vec::new();
         for path in paths {
-            match self.nodes.get(&(repo.clone(), commit, path.clone())).await {
-                Some(node) => found.push(node),
-                None => unknown.push(path.clone()),
-            }
-        }
-        if unknown.is_empty() {
-            return Ok(found);
-        }
-        self.limits.admit(asker).await?;
-        let failed = |error| from_upstream(error, repo, &commit.into());
-        for entry in self.upstream.paths_info(repo, commit, &unknown, asker.purpose()).await.map_err(failed)? {
-            let node = entry.into_node().map_err(|masked| Error::Insane(format!("{repo}@{commit}: {masked}")))?;
-            if unknown.contains(&node.path) {
-                self.nodes.insert((repo.clone(), commit, node.path.clone()), node.clone()).await;
-                found.push(node);
-            }
+            found.extend(self.snapshots.node(whole, path).await?);
         }
         Ok(found)
     }
+
+    /// The same by asking for these paths alone.
+    async fn single_nodes(&self, asker: &Asker, view: &View, paths: &[RepoPath]) -> Result<Vec<TreeNode>> {
+        let (repo, commit) = (&view.resolved.repo, view.resolved.commit);
+        let name = |path: &RepoPath| (repo.clone(), commit, path.clone());
+        let mut found: Vec<Option<TreeNode>> = Vec::with_capacity(paths.len().min(1000));
+        for path in paths {
+            found.push(self.single_nodes.get(&name(path)).await);
+        }
+        let unknown = paths.iter().zip(&found).filter(|(_, found)| found.is_none()).map(|(path, _)| path.clone());
+        let unknown: Vec<RepoPath> = unknown.collect();
+        if !unknown.is_empty() {
+            self.limits.admit(asker).await?;
+            let entries = self.upstream.paths_info(repo, commit, &unknown, asker.purpose()).await;
+            let entries = entries.map_err(|error| from_upstream(error, repo, &commit.into()))?;
+            let mut asked = HashMap::with_capacity(entries.len());
+            for entry in entries {
+                let node = entry.into_node().map_err(|masked| Error::Insane(format!("{repo}@{commit}: {masked}")))?;
+                self.single_nodes.insert(name(&node.path), node.clone()).await;
+                asked.insert(node.path.clone(), node);
+            }
+            for (found, path) in found.iter_mut().zip(paths) {
+                if found.is_none() {
+                    *found = asked.get(path).cloned();
+                }
+            }
+        }
+        Ok(found.into_iter().flatten().collect())
+    }
+}
+
+/// Whether a list of so many siblings is all of them.
+fn is_whole(siblings: usize) -> bool {
+    (1..MAX_WHOLE_SIBLINGS).contains(&siblings)
 }

@@ -19,7 +19,7 @@ use super::{
     layers::{Outcome, Visit},
 };
 use crate::{
-    gateway::{File, Located},
+    gateway::{Cached, File, Located},
     hub::{
         BlobId, ByteRange, Condition, HubRoute, RangeError, Repo, RepoPath, Revision, Selected, SizeRule,
         content_range, if_range_holds, unsatisfied_content_range,
@@ -124,6 +124,9 @@ impl Shared {
 
     /// The relative 307 to the same file at its commit, with the prefix that clients see and their query.
     fn redirect(&self, ask: &Ask<'_>, wanted: &Wanted<'_>, file: &File, visit: &mut Visit) -> Answer {
+        if file.stale {
+            visit.outcome = Outcome::Sent(Cached::Stale);
+        }
         let content = Content::of(file, wanted.raw);
         let announce = announced(ask, content.size, visit)?;
         let (repo, revision, path) = (wanted.repo.clone(), Revision::from(file.commit), wanted.path.clone());

@@ -24,6 +24,13 @@ const MAX_BATCH: usize = 2 * 1024 * 1024;
 /// How many extra range requests a fill makes at once.
 const MAX_EXTRA: usize = 4;
 
+/// Extra range requests that fail in a row before a fill makes no more: the origin doesn't want them, and
+/// the main fetch gets there too.
+const MAX_EXTRA_FAILURES: u32 = 3;
+
+/// The longest wait that the origin may impose on a fill before the fill fails.
+const MAX_IMPOSED_WAIT: Duration = Duration::from_mins(10);
+
 type Chunks = BoxStream<'static, Result<Bytes, upstream::Error>>;
 
 /// Why pouring a body stopped before its range was full.
@@ -62,10 +69,12 @@ impl Fill {
                 Err(Stop::Unread) => self.pause().await?,
                 Err(Stop::Origin(error)) => {
                     failures += 1;
-                    if !error.is_worth_retrying() || failures > MAX_FAILURES {
+                    // A rate limit is waited out: what is here already would be lost, and its readers with it.
+                    let imposed = error.retry_after().filter(|wait| *wait <= MAX_IMPOSED_WAIT);
+                    if failures > MAX_FAILURES || !(error.is_worth_retrying() || imposed.is_some()) {
                         return Err(FillEnd::Origin(error));
                     }
-                    let wait = error.retry_after().unwrap_or_else(|| backoff(failures));
+                    let wait = imposed.unwrap_or_else(|| backoff(failures));
                     tracing::warn!(%error, at, size = self.size, failures, ?wait, "origin broke off; the fill goes on");
                     tokio::time::sleep(wait).await;
                 }
@@ -85,7 +94,7 @@ impl Fill {
     /// Begins an extra request for `want`, if it is missing and far enough ahead.
     pub(super) fn fetch_ahead(self: &Arc<Self>, want: &Range<u64>) {
         let claimed = self.peek(|state| {
-            if state.extra >= MAX_EXTRA || state.end.is_some() {
+            if state.extra >= MAX_EXTRA || state.extra_failures >= MAX_EXTRA_FAILURES || state.end.is_some() {
                 return None;
             }
             let range = state.progress.claim_ahead(want)?;
@@ -97,16 +106,21 @@ impl Fill {
         // Ends by itself: with its range, with the origin's error, or when nobody reads.
         tokio::spawn(async move {
             let mut at = range.start;
-            match fill.origin.open(range.clone(), fill.size).await {
-                Ok(chunks) => {
-                    if let Err(Stop::Origin(error)) = fill.pour(chunks, range.clone(), &mut at, false).await {
-                        tracing::debug!(%error, "an extra range request broke off; the main fetch will do it");
-                    }
-                }
-                Err(error) => tracing::debug!(%error, "an extra range request failed; the main fetch will do it"),
+            let outcome = match fill.origin.open(range.clone(), fill.size).await {
+                Ok(chunks) => tokio::select! {
+                    outcome = fill.pour(chunks, range.clone(), &mut at, false) => outcome,
+                    // Nobody needs the rest of a fill that failed.
+                    _ = fill.ended() => Ok(()),
+                },
+                Err(error) => Err(Stop::Origin(error)),
+            };
+            let failed = matches!(&outcome, Err(Stop::Origin(_) | Stop::Disk(_)));
+            if let Err(Stop::Origin(error)) = outcome {
+                tracing::debug!(%error, at, "an extra range request broke off; the main fetch will do it");
             }
             fill.change(|state| {
                 state.extra -= 1;
+                state.extra_failures = if failed { state.extra_failures + 1 } else { 0 };
                 state.progress.unclaim(range);
             });
         });

@@ -121,14 +121,16 @@ pub(crate) struct Fill {
     version: watch::Sender<u64>,
     /// How many read, and since when nobody does.
     readers: watch::Sender<Readers>,
-    /// Whether the taint mark stands and is ours to remove.
-    taint: OnceCell<bool>,
+    /// Set once the taint mark stands; holds it where it is ours to remove.
+    taint: OnceCell<Option<Bytes>>,
 }
 
 struct State {
     progress: Progress,
     /// Extra range requests under way.
     extra: usize,
+    /// Those that failed in a row.
+    extra_failures: u32,
     /// Records to write before anybody gets the last byte; `None` once they are being written.
     claims: Option<Vec<Claim>>,
     end: Option<FillEnd>,

@@ -103,15 +103,17 @@ impl Reader {
     }
 
     async fn read(&mut self, range: Range<u64>) -> Result<Bytes, Error> {
-        let unverified = self.fill.peek(|state| {
-            let unverified = state.end.is_none();
-            if unverified && !state.given_to.contains(&self.client) {
+        let end = self.fill.peek(|state| {
+            if state.end.is_none() && !state.given_to.contains(&self.client) {
                 state.given_to.insert(self.client.clone());
             }
-            unverified
+            state.end.clone()
         });
-        if unverified {
-            self.fill.set_taint().await?;
+        match end {
+            None => self.fill.set_taint().await?,
+            Some(FillEnd::Stored(_)) => {}
+            // It failed since these bytes were offered: they go to nobody.
+            Some(end) => return Err(end.into_error()),
         }
         let length = usize::try_from(range.end - range.start).unwrap_or(usize::MAX);
         let bytes = read_at(&self.fill.file, range.start, length).await.map_err(|error| {

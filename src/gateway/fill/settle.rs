@@ -23,6 +23,11 @@ const HASH_BUFFER: usize = 512 * 1024;
 /// How often a store that lags behind is asked how far it is.
 const STORE_POLL: Duration = Duration::from_millis(50);
 
+/// How much the store may still have to take when the stage is committed, in bytes; readers wait out what
+/// that costs. A store of parts may leave two of them, of which a large file has some 9,000.
+const MAX_REST: u64 = 32 * 1024 * 1024;
+const REST_OF_PARTS: u64 = 4000;
+
 /// What was computed over the whole content.
 struct Computed {
     sha256: Sha256,
@@ -115,11 +120,12 @@ impl Fill {
         Ok(hashers.finish(self.blob))
     }
 
-    /// Hands the prefix to the store as it grows.
+    /// Hands the prefix to the store as it grows, until the store has all but the end of it.
     async fn keep(&self, stage: &mut dyn Stage) -> Result<(), FillEnd> {
         let mut stored = 0;
         let mut told = 0;
-        while told < self.size {
+        let rest = MAX_REST.max(self.size / REST_OF_PARTS);
+        while told < self.size || self.size - stored > rest {
             let prefix = if stored < told {
                 // The store works on what it was told; look again soon, or when there is more.
                 tokio::time::timeout(STORE_POLL, self.prefix_beyond(told)).await.unwrap_or(told)

@@ -16,7 +16,7 @@ use tokio_util::task::TaskTracker;
 
 use super::{Claim, Fill, FillEnd, FillKey, Order, Progress, Readers, State};
 use crate::{
-    gateway::Error,
+    gateway::{Error, turns::Turns},
     hub::BlobId,
     manifest::Manifest,
     store::{self, Store},
@@ -56,6 +56,26 @@ pub(crate) struct Fills {
     tasks: TaskTracker,
     live: Mutex<HashMap<FillKey, Arc<Fill>>>,
     mismatches: Mutex<HashMap<FillKey, (u32, Instant)>>,
+    /// Who begins a fill takes its key's turn, so that many who miss one blob at once stage it once.
+    turns: Turns,
+}
+
+/// Takes a fill off the table when its task ends, however it ends.
+struct Landing {
+    table: Arc<Fills>,
+    fill: Arc<Fill>,
+}
+
+impl Drop for Landing {
+    fn drop(&mut self) {
+        // A task that ended without a word: whoever waits for it must not wait for ever.
+        self.fill.change(|state| {
+            state.claims = None;
+            state.end.get_or_insert(FillEnd::Abandoned);
+        });
+        self.table.live().remove(&self.fill.key);
+        self.table.remember_end(self.fill.key.clone(), self.fill.end().as_ref());
+    }
 }
 
 /// What [`Fills::join`] found.
@@ -72,16 +92,23 @@ impl Fills {
     /// An empty table; its fills run as `tasks`.
     pub(crate) fn new(config: FillConfig, store: Arc<dyn Store>, manifest: Manifest, tasks: TaskTracker) -> Arc<Self> {
         let (live, mismatches) = (Mutex::default(), Mutex::default());
-        Arc::new(Self { config, store, manifest, tasks, live, mismatches })
+        Arc::new(Self { config, store, manifest, tasks, live, mismatches, turns: Turns::default() })
     }
 
     /// Begins a fill for the order, or joins the one that is under way.
     pub(crate) async fn join(self: &Arc<Self>, order: Order) -> Result<Joined, Error> {
-        self.refuse_while_slowed(&order.key)?;
-        let order = match self.join_live(order)? {
+        let order = match self.join_live(order) {
             Ok(joined) => return Ok(joined),
             Err(order) => order,
         };
+        let _turn = self.turns.take(&order.key).await;
+        // The one before us may have begun it.
+        let order = match self.join_live(order) {
+            Ok(joined) => return Ok(joined),
+            Err(order) => order,
+        };
+        self.refuse_while_slowed(&order.key)?;
+        self.refuse_past_limits(&self.live(), &order.asked_by)?;
         let announced = match order.blob {
             BlobId::Sha256(sha256) => Some(sha256),
             BlobId::Git(_) => None,
@@ -93,11 +120,6 @@ impl Fills {
             },
             _ => error.into(),
         })?;
-        // Somebody may have begun the same fill while the stage was made; then ours is dropped unused.
-        let order = match self.join_live(order)? {
-            Ok(joined) => return Ok(joined),
-            Err(order) => order,
-        };
         let nothing_unverified = order.verified_only
             || order.size <= self.config.verify_first.as_u64()
             || matches!(order.blob, BlobId::Git(_));
@@ -112,6 +134,7 @@ impl Fills {
             state: Mutex::new(State {
                 progress: Progress::new(order.size, nothing_unverified),
                 extra: 0,
+                extra_failures: 0,
                 claims: Some(vec![Claim { record: order.record, policy: order.policy }]),
                 end: None,
                 given_to: BTreeSet::new(),
@@ -120,43 +143,45 @@ impl Fills {
             readers: watch::Sender::new(Readers { count: 0, since: Instant::now() }),
             taint: OnceCell::new(),
         });
-        self.live().insert(order.key.clone(), fill.clone());
-        let (table, run, key) = (self.clone(), fill.clone(), order.key);
+        {
+            let mut live = self.live();
+            // Others have begun theirs while the stage was made.
+            self.refuse_past_limits(&live, &fill.asked_by)?;
+            live.insert(order.key, fill.clone());
+        }
+        let landing = Landing { table: self.clone(), fill: fill.clone() };
         self.tasks.spawn(async move {
-            run.clone().run(stage, table.manifest.clone()).await;
-            table.live().remove(&key);
-            table.remember_end(key, run.end().as_ref());
+            landing.fill.clone().run(stage, landing.table.manifest.clone()).await;
         });
         Ok(Joined::Begun(fill))
     }
 
     /// Joins a live fill with the order's record. The order comes back when there is none.
-    fn join_live(&self, order: Order) -> Result<Result<Joined, Order>, Error> {
-        let live = self.live();
-        if let Some(fill) = live.get(&order.key) {
-            let fill = fill.clone();
-            let joined = fill.peek(|state| match &mut state.claims {
-                Some(claims) => {
-                    if !claims.iter().any(|claim| claim.is_of(&order.record)) {
-                        claims.push(Claim { record: order.record, policy: order.policy });
-                    }
-                    true
+    #[expect(clippy::result_large_err, reason = "the order comes back to whoever made it")]
+    fn join_live(&self, order: Order) -> Result<Joined, Order> {
+        let Some(fill) = self.live().get(&order.key).cloned() else { return Err(order) };
+        let joined = fill.peek(|state| match &mut state.claims {
+            Some(claims) => {
+                if !claims.iter().any(|claim| claim.is_of(&order.record)) {
+                    claims.push(Claim { record: order.record, policy: order.policy });
                 }
-                None => false,
-            });
-            return Ok(Ok(if joined { Joined::Live(fill) } else { Joined::Ending(fill) }));
-        }
+                true
+            }
+            None => false,
+        });
+        Ok(if joined { Joined::Live(fill) } else { Joined::Ending(fill) })
+    }
+
+    fn refuse_past_limits(&self, live: &HashMap<FillKey, Arc<Fill>>, asked_by: &str) -> Result<(), Error> {
         let busy = |why: String| Error::Busy { why, retry_after: Duration::from_secs(5) };
         if live.len() >= self.config.max_live {
             return Err(busy(format!("{} transfers are under way (fill.max_live)", live.len())));
         }
-        if live.values().filter(|fill| fill.asked_by == order.asked_by).count() >= self.config.per_client {
-            return Err(busy(format!(
-                "{} has {} transfers under way (fill.per_client)",
-                order.asked_by, self.config.per_client
-            )));
+        if live.values().filter(|fill| fill.asked_by == asked_by).count() >= self.config.per_client {
+            let most = self.config.per_client;
+            return Err(busy(format!("{asked_by} has {most} transfers under way (fill.per_client)")));
         }
-        Ok(Err(order))
+        Ok(())
     }
 
     /// How many fills are under way.

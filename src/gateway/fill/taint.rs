@@ -6,12 +6,16 @@
 //! stored. While it stands, nobody resumes: an open-ended range is answered with the whole file.
 
 use bytes::Bytes;
+use uuid::Uuid;
 
 use super::Fill;
 use crate::{
     hub::{BlobId, Sha256},
-    store::{Error, Key, PutMode, Store},
+    store::{Error, Key, PutMode, PutOutcome, Store},
 };
+
+/// A larger mark is nothing that we wrote.
+const MAX_MARK_BYTES: u64 = 4096;
 
 /// Whether bytes of a failed or unfinished fill of this content may be about.
 pub(crate) async fn is_tainted(store: &dyn Store, sha256: &Sha256) -> Result<bool, Error> {
@@ -33,21 +37,22 @@ impl Fill {
         let Some(key) = self.taint_key() else { return Ok(()) };
         self.taint
             .get_or_try_init(|| async {
-                if self.store.head(&key).await?.is_some() {
-                    return Ok(false);
-                }
-                let body = format!("{{\"asked_by\":{}}}", serde_json::Value::from(self.asked_by.as_str()));
-                self.store.put(&key, Bytes::from(body), PutMode::Overwrite).await?;
-                Ok::<_, Error>(true)
+                let mark =
+                    serde_json::json!({ "fill": Uuid::now_v7().to_string(), "asked_by": self.asked_by }).to_string();
+                let mark = Bytes::from(mark);
+                let written = self.store.put(&key, mark.clone(), PutMode::Create).await?;
+                Ok::<_, Error>((written == PutOutcome::Written).then_some(mark))
             })
             .await?;
         Ok(())
     }
 
-    /// Removes the mark, if it is this fill's; for a fill that ended stored.
+    /// Removes the mark, if it is this fill's; for a fill that ended stored. Another replica's fill of the
+    /// same content may have failed meanwhile and made the mark its own.
     pub(super) async fn clear_taint(&self) -> Result<(), Error> {
-        match (self.taint.get(), self.taint_key()) {
-            (Some(true), Some(key)) => self.store.delete(&key).await,
+        let (Some(Some(mark)), Some(key)) = (self.taint.get(), self.taint_key()) else { return Ok(()) };
+        match self.store.get(&key, MAX_MARK_BYTES).await? {
+            Some(found) if found == *mark => self.store.delete(&key).await,
             _ => Ok(()),
         }
     }

@@ -3,14 +3,15 @@
 use std::collections::HashSet;
 
 use futures_util::{StreamExt, stream::BoxStream};
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::{
     hub::{Commit, Repo, TreeEntry, TreeNode},
     upstream,
 };
 
-/// How many nodes a tree may have to be kept. Past it files are looked up one by one.
-pub(crate) const MAX_TREE_NODES: usize = 500_000;
+/// A tree of more nodes than this counts as large: only few are gathered in memory at once.
+const LARGE_TREE_NODES: usize = 50_000;
 
 /// What a README's front matter may have, in bytes.
 const MAX_FRONT_MATTER_BYTES: usize = 256 * 1024;
@@ -24,31 +25,49 @@ pub(crate) enum BadSnapshot {
     /// What it said makes no sense: what, and of which commit.
     #[error("{repo}@{commit}: the origin's tree is not kept: {problem}")]
     Insane { repo: Repo, commit: Commit, problem: String },
-    /// More than [`MAX_TREE_NODES`].
-    #[error("{repo}@{commit} has more than {MAX_TREE_NODES} files and folders; ask for single files or folders")]
-    TooLarge { repo: Repo, commit: Commit },
+    /// More than [`Bounds::nodes`].
+    #[error(
+        "{repo}@{commit} has more than {limit} files and folders (limits.tree_nodes), so there is no listing of it: ask \
+         for its files by name"
+    )]
+    TooLarge { repo: Repo, commit: Commit, limit: usize },
+}
+
+/// What gathering a tree may take.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Bounds<'a> {
+    /// How many nodes a tree may have to be kept. Past it files are looked up one by one.
+    pub(crate) nodes: usize,
+    /// A place for each large tree that is in memory.
+    pub(crate) large: &'a Semaphore,
 }
 
 /// Gathers a tree page by page and checks it against `siblings`, the file list of the info, where that
-/// came whole.
-pub(crate) async fn gather(
+/// came whole. A large tree comes with its place among [`Bounds::large`], to be given back with its memory.
+pub(crate) async fn gather<'b>(
     repo: &Repo,
     commit: Commit,
     mut pages: BoxStream<'_, upstream::Result<Vec<TreeEntry>>>,
     siblings: Option<&[String]>,
-) -> Result<Vec<TreeNode>, BadSnapshot> {
+    bounds: Bounds<'b>,
+) -> Result<(Vec<TreeNode>, Option<SemaphorePermit<'b>>), BadSnapshot> {
     let insane = |problem: String| BadSnapshot::Insane { repo: repo.clone(), commit, problem };
     let mut nodes: Vec<TreeNode> = Vec::new();
+    let mut place = None;
     while let Some(page) = pages.next().await {
         for entry in page? {
             nodes.push(entry.into_node().map_err(|masked| insane(masked.to_string()))?);
         }
-        if nodes.len() > MAX_TREE_NODES {
-            return Err(BadSnapshot::TooLarge { repo: repo.clone(), commit });
+        if nodes.len() > bounds.nodes {
+            return Err(BadSnapshot::TooLarge { repo: repo.clone(), commit, limit: bounds.nodes });
+        }
+        if nodes.len() > LARGE_TREE_NODES && place.is_none() {
+            // Never closed.
+            place = bounds.large.acquire().await.ok();
         }
     }
     check(&nodes, siblings).map_err(insane)?;
-    Ok(nodes)
+    Ok((nodes, place))
 }
 
 /// No path twice, no file that is a folder too, and the very files that the siblings name.

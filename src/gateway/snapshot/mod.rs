@@ -21,7 +21,7 @@ use crate::{
 };
 
 pub use check::StoredSnapshots;
-pub(crate) use learn::{BadSnapshot, gather, readme_front_matter};
+pub(crate) use learn::{BadSnapshot, Bounds, gather, readme_front_matter};
 pub(crate) use pieces::{Piece, TreeIndex};
 
 /// A larger facts file is nothing that we wrote.
