@@ -3,14 +3,21 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may panic, its helpers too")]
 
 mod command_line;
+mod crashes;
 mod egress;
+mod fills;
 mod http_api;
 mod http_edge;
 mod http_errors;
 mod http_files;
+mod limits;
 mod manifest;
+mod outage;
+mod proxies;
 mod serving;
+mod snapshots;
 mod store_conformance;
+mod store_trouble;
 mod support;
 mod traps;
 mod upstream;

@@ -34,6 +34,11 @@ impl Client {
         Self { endpoint: endpoint.to_owned(), hyper: Hyper::builder(TokioExecutor::new()).build_http() }
     }
 
+    /// The URL that paths follow.
+    pub(crate) fn endpoint(&self) -> &str {
+        &self.endpoint
+    }
+
     /// HEAD, redirects followed.
     pub(crate) async fn head(&self, path: &str) -> Result<Answer> {
         self.follow(Method::HEAD, path, &[]).await
@@ -103,6 +108,20 @@ impl Client {
         Ok(self.hyper.request(request.body(Full::new(body))?).await?)
     }
 
+    /// Begins a GET, redirects followed, and reads nothing of the body yet.
+    pub(crate) async fn begin(&self, path: &str, headers: &[(&str, &str)]) -> Result<Download> {
+        let mut path = path.to_owned();
+        for _ in 0..5 {
+            let (head, body) = self.open(Method::GET, &path, headers, Bytes::new()).await?.into_parts();
+            if head.status != StatusCode::TEMPORARY_REDIRECT {
+                return Ok(Download { status: head.status, headers: head.headers, body });
+            }
+            let location = head.headers.get("location").context("a redirect without Location")?;
+            location.to_str()?.clone_into(&mut path);
+        }
+        bail!("too many redirects")
+    }
+
     /// Waits until `/-/readyz` says 200.
     pub(crate) async fn wait_until_ready(&self) -> Result<()> {
         let ready = async {
@@ -116,6 +135,39 @@ impl Client {
             }
         };
         tokio::time::timeout(PATIENCE, ready).await.context("the gateway did not become ready")
+    }
+}
+
+/// An answer whose body is read bit by bit. Dropping it is a client that leaves.
+pub(crate) struct Download {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    body: Incoming,
+}
+
+impl Download {
+    /// Reads at least `wanted` bytes, or all that comes.
+    pub(crate) async fn read(&mut self, wanted: usize) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        while bytes.len() < wanted {
+            match self.body.frame().await {
+                Some(Ok(frame)) => bytes.extend_from_slice(frame.data_ref().map_or(&[][..], |data| data)),
+                Some(Err(_)) | None => break,
+            }
+        }
+        bytes
+    }
+
+    /// The rest, and whether it broke off.
+    pub(crate) async fn rest(mut self) -> (Vec<u8>, bool) {
+        let mut bytes = Vec::new();
+        while let Some(frame) = self.body.frame().await {
+            match frame {
+                Ok(frame) => bytes.extend_from_slice(frame.data_ref().map_or(&[][..], |data| data)),
+                Err(_) => return (bytes, true),
+            }
+        }
+        (bytes, false)
     }
 }
 

@@ -151,6 +151,16 @@ impl Setup {
     }
 }
 
+/// Looks again and again until it is so.
+pub(crate) async fn eventually(what: &str, is_so: impl AsyncFn() -> bool) {
+    let looking = async {
+        while !is_so().await {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_mins(1), looking).await.unwrap_or_else(|_| panic!("never: {what}"));
+}
+
 /// The configuration of most tests. Keys in `more` replace those here.
 fn configuration(hub: &Standin, root: &Path, more: &str) -> String {
     let cdn = hub.cdn_url();
@@ -212,6 +222,16 @@ impl TestGateway {
     pub(crate) fn set_policy(&self, policy: &str) -> Result<Reload, Arc<LoadError>> {
         std::fs::write(self.policy_file(), policy).unwrap();
         self.policy.reload()
+    }
+
+    /// `/-/readyz`.
+    pub(crate) async fn health(&self) -> serde_json::Value {
+        serde_json::from_str(&self.get("/-/readyz").await.text()).unwrap()
+    }
+
+    /// Waits until no transfer is under way.
+    pub(crate) async fn wait_until_idle(&self) {
+        eventually("no transfer is under way", async || self.health().await["fills"] == 0).await;
     }
 
     /// The access log so far, a JSON object for each line.

@@ -243,6 +243,16 @@ impl Standin {
         });
     }
 
+    /// Deletes a branch; its commits stay.
+    ///
+    /// # Panics
+    /// When there is no such repo.
+    pub fn delete_branch(&self, repo: impl Into<RepoName>, branch: &str) {
+        self.update(repo, |repo| {
+            repo.refs.remove(&crate::repo::full_ref(branch));
+        });
+    }
+
     /// The commit that a revision means.
     ///
     /// # Panics
