@@ -153,3 +153,43 @@ impl Refs {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{hub::RepoKind, manifest::testing::MemoryStore};
+
+    fn seen(commit: char, ago: time::Duration) -> RefRecord {
+        RefRecord {
+            revision: Revision::main(),
+            commit: commit.to_string().repeat(40).parse().unwrap(),
+            looked_at: OffsetDateTime::now_utc() - ago,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_ref_never_steps_back_to_an_older_look_whoever_comes_last() {
+        let repo = Repo::new(RepoKind::Model, "org/name").unwrap();
+        let store = MemoryStore::new();
+        let (one, two) =
+            (Refs::new(store.clone(), Duration::from_mins(1)), Refs::new(store.clone(), Duration::from_mins(1)));
+        let (older, newer) = (seen('a', time::Duration::seconds(20)), seen('b', time::Duration::seconds(10)));
+        assert_eq!(*one.note(&repo, newer.clone()).await.unwrap(), newer);
+        // A slow look of another replica arrives after it.
+        assert_eq!(*two.note(&repo, older).await.unwrap(), newer);
+        for refs in [one, two, Refs::new(store, Duration::from_mins(1))] {
+            assert_eq!(*refs.last(&repo, &Revision::main()).await.unwrap().unwrap(), newer);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_clock_far_ahead_does_not_hold_a_branch_for_ever() {
+        let repo = Repo::new(RepoKind::Model, "org/name").unwrap();
+        let refs = Refs::new(MemoryStore::new(), Duration::from_mins(1));
+        let wrong = seen('a', time::Duration::days(-400));
+        assert_eq!(refs.note(&repo, wrong).await.unwrap().age(), Duration::MAX, "it would never be looked at again");
+        let right = seen('b', time::Duration::ZERO);
+        assert_eq!(*refs.note(&repo, right.clone()).await.unwrap(), right);
+        assert!(seen('c', time::Duration::seconds(-30)).age() < Duration::from_secs(1), "a little ahead is no matter");
+    }
+}
