@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # image.sh BINARY: what the Dockerfile promises, checked where there is no Docker engine: the binary runs in an
-# empty root that has nothing but itself and the policy, as an ordinary user, with that root read-only.
+# empty root that has nothing but itself, the policy and the random devices of /dev (which every engine provides), as an ordinary
+# user, with that root read-only.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 BINARY=${1:?the static hubgate binary}
@@ -12,17 +13,20 @@ if readelf -l "$BINARY" | grep -q 'Requesting program interpreter'; then
   echo "image: $BINARY is not static" >&2; exit 1
 fi
 mount -t tmpfs image "$ROOT"
-mkdir -p "$ROOT/etc/hubgate" "$ROOT/data"
+mkdir -p "$ROOT/etc/hubgate" "$ROOT/data" "$ROOT/dev"
+mknod -m 666 "$ROOT/dev/random" c 1 8
+mknod -m 666 "$ROOT/dev/urandom" c 1 9
 cp "$BINARY" "$ROOT/hubgate"
 cp -r policy "$ROOT/etc/hubgate/policy"
 mount -t tmpfs -o uid=65532,gid=65532,mode=0700 data "$ROOT/data"
 mount -o remount,ro "$ROOT"
 
-# The environment of the Dockerfile, but for the port.
+# The environment of the Dockerfile, but for the port, and no other.
+CHROOT=$(command -v chroot)
 PORT=$((20000 + RANDOM % 20000))
 inside() {
   env -i HUBGATE_SERVER__LISTEN=127.0.0.1:$PORT HUBGATE_STORE__LOCAL__PATH=/data/store HUBGATE_SPOOL__DIR=/data/spool \
-    HUBGATE_POLICY__DIR=/etc/hubgate/policy chroot --userspec=65532:65532 "$ROOT" /hubgate "$@"
+    HUBGATE_POLICY__DIR=/etc/hubgate/policy "$CHROOT" --userspec=65532:65532 "$ROOT" /hubgate "$@"
 }
 inside check-config > /dev/null
 inside serve > "/tmp/image-$PORT.log" 2>&1 &
