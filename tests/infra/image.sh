@@ -24,21 +24,19 @@ mount -o remount,ro "$ROOT"
 # The environment of the Dockerfile, but for the port, and no other.
 CHROOT=$(command -v chroot)
 PORT=$((20000 + RANDOM % 20000))
-inside() {
-  env -i HUBGATE_SERVER__LISTEN=127.0.0.1:$PORT HUBGATE_STORE__LOCAL__PATH=/data/store HUBGATE_SPOOL__DIR=/data/spool \
-    HUBGATE_POLICY__DIR=/etc/hubgate/policy "$CHROOT" --userspec=65532:65532 "$ROOT" /hubgate "$@"
-}
-inside check-config > /dev/null
-inside serve > "/tmp/image-$PORT.log" 2>&1 &
+INSIDE=(env -i HUBGATE_SERVER__LISTEN=127.0.0.1:$PORT HUBGATE_STORE__LOCAL__PATH=/data/store HUBGATE_SPOOL__DIR=/data/spool
+  HUBGATE_POLICY__DIR=/etc/hubgate/policy "$CHROOT" --userspec=65532:65532 "$ROOT" /hubgate)
+"${INSIDE[@]}" check-config > /dev/null
+"${INSIDE[@]}" serve > "/tmp/image-$PORT.log" 2>&1 &
 PID=$!
 for _ in $(seq 100); do
-  if inside healthcheck > /dev/null 2>&1; then HEALTHY=1; break; fi
+  if "${INSIDE[@]}" healthcheck > /dev/null 2>&1; then HEALTHY=1; break; fi
   kill -0 "$PID" 2>/dev/null || break
   sleep 0.1
 done
 [ "${HEALTHY:-}" = 1 ] || { echo "image: not healthy; its log:" >&2; cat "/tmp/image-$PORT.log" >&2; exit 1; }
 curl -fsS "http://127.0.0.1:$PORT/-/readyz"; echo
 [ "$(curl -s -o /dev/null -w '%{http_code}' "http://127.0.0.1:$PORT/acme/secret/resolve/main/x")" = 403 ] || { echo "image: the policy is not in force" >&2; exit 1; }
-inside verify
+"${INSIDE[@]}" verify
 echo "image: runs in an empty, read-only root as 65532"
 rm -f "/tmp/image-$PORT.log"
