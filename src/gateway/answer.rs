@@ -88,8 +88,6 @@ pub enum Cached {
     Fill,
     /// From a fill that was under way.
     Joined,
-    /// From the store because the origin could not be asked.
-    Stale,
 }
 
 /// A repo's facts at a commit, for `/api/{kind}s/{id}[/revision/{rev}]`.
@@ -105,6 +103,8 @@ pub struct RepoFacts {
     pub files: Vec<TreeNode>,
     /// One ASCII line for `X-HF-Warning`: what is withheld, and the rule's age.
     pub warning: Option<Arc<str>>,
+    /// Whether an older look at the revision answered, upstream not being there.
+    pub stale: bool,
 }
 
 /// A page of a tree, or the answer to paths-info.
@@ -120,4 +120,6 @@ pub struct Listing {
     pub next: Option<String>,
     /// One ASCII line for `X-HF-Warning`.
     pub warning: Option<Arc<str>>,
+    /// Whether an older look at the revision answered, upstream not being there.
+    pub stale: bool,
 }

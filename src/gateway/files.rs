@@ -170,8 +170,7 @@ impl Gateway {
             return Ok(None);
         };
         let body = object.body.map_err(|error| BodyError(Box::new(error))).boxed_unsync();
-        let cached = if file.stale { Cached::Stale } else { Cached::Hit };
-        Ok(Some(Opened { range, body, cached }))
+        Ok(Some(Opened { range, body, cached: Cached::Hit }))
     }
 
     /// Content that is here under another repo or revision is recorded for this file too, and not fetched.

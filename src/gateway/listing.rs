@@ -48,7 +48,8 @@ impl Gateway {
             }
             let info = snapshot.facts.info.clone();
             let warning = view.grant.warning.clone();
-            Ok(RepoFacts { repo: view.resolved.repo, commit: view.resolved.commit, info, files, warning })
+            let Resolved { repo, commit, stale, .. } = view.resolved;
+            Ok(RepoFacts { repo, commit, info, files, warning, stale })
         })
         .await
     }
@@ -74,7 +75,8 @@ impl Gateway {
                 }
             }
             let (nodes, next) = self.page(&view, &snapshot, folder, query).await?;
-            Ok(Listing { repo, commit, nodes, next, warning: view.grant.warning.clone() })
+            let (warning, stale) = (view.grant.warning.clone(), view.resolved.stale);
+            Ok(Listing { repo, commit, nodes, next, warning, stale })
         })
         .await
     }
@@ -128,8 +130,9 @@ impl Gateway {
             let view = self.settled_view(asker, asked, revision).await?;
             let mut nodes = self.nodes(asker, &view, paths).await?;
             nodes.retain(|node| is_shown(&view, node));
-            let (repo, commit, warning) = (view.resolved.repo, view.resolved.commit, view.grant.warning.clone());
-            Ok(Listing { repo, commit, nodes, next: None, warning })
+            let warning = view.grant.warning.clone();
+            let Resolved { repo, commit, stale, .. } = view.resolved;
+            Ok(Listing { repo, commit, nodes, next: None, warning, stale })
         })
         .await
     }

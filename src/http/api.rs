@@ -32,7 +32,7 @@ impl Shared {
         visit: &mut Visit,
     ) -> Answer {
         let facts = self.gateway.facts(&ask.asker, repo, revision).await?;
-        visit.commit = Some(facts.commit);
+        visit.about(facts.commit, facts.stale);
         let body = info_answer(&facts.info, &facts.repo, facts.commit, &facts.files, query)
             .map_err(|error| unwritten(ask, &error))?;
         Ok(about(json(body), facts.commit, facts.warning.as_ref()))
@@ -49,7 +49,7 @@ impl Shared {
     ) -> Answer {
         visit.path = folder.cloned();
         let listing = self.gateway.tree(&ask.asker, repo, revision, folder, query).await?;
-        visit.commit = Some(listing.commit);
+        visit.about(listing.commit, listing.stale);
         let mut response = written(ask, &listing.nodes)?;
         if let Some(cursor) = listing.next {
             // The next page is of the same commit, wherever the branch goes meanwhile.
@@ -98,7 +98,7 @@ impl Shared {
         let paths: Vec<RepoPath> =
             request.paths.iter().filter_map(|path| path.trim_matches('/').parse().ok()).collect();
         let listing = self.gateway.paths_info(&ask.asker, repo, revision, &paths).await?;
-        visit.commit = Some(listing.commit);
+        visit.about(listing.commit, listing.stale);
         let response = written(ask, &listing.nodes)?;
         Ok(about(response, listing.commit, listing.warning.as_ref()))
     }

@@ -89,6 +89,8 @@ pub(super) struct Visit {
 pub(super) enum Outcome {
     /// No file was sent.
     None,
+    /// None either, and an older look at the revision answered: the origin could not be asked.
+    Stale,
     /// A file was, from there.
     Sent(Cached),
     /// Policy refused.
@@ -99,16 +101,24 @@ impl Outcome {
     fn name(self) -> &'static str {
         match self {
             Self::None => "none",
+            Self::Stale => "stale",
             Self::Sent(Cached::Hit) => "hit",
             Self::Sent(Cached::Fill) => "fill",
             Self::Sent(Cached::Joined) => "joined",
-            Self::Sent(Cached::Stale) => "stale",
             Self::Denied => "denied",
         }
     }
 }
 
 impl Visit {
+    /// Notes the commit that the answer is about, and whether an older look at the revision led to it.
+    pub(super) fn about(&mut self, commit: Commit, stale: bool) {
+        self.commit = Some(commit);
+        if stale {
+            self.outcome = Outcome::Stale;
+        }
+    }
+
     fn log(&self, log: &AccessLog, status: StatusCode, bytes: u64, ended: &'static str, error: Option<&str>) {
         log.write(|line| {
             match &self.client {

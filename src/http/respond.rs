@@ -19,7 +19,7 @@ use super::{
     layers::{Outcome, Visit},
 };
 use crate::{
-    gateway::{Cached, File, Located},
+    gateway::{File, Located},
     hub::{
         BlobId, ByteRange, Condition, HubRoute, RangeError, Repo, RepoPath, Revision, Selected, SizeRule,
         content_range, if_range_holds, unsatisfied_content_range,
@@ -57,7 +57,7 @@ impl Shared {
         let file = match located {
             Located::Here(file) => file,
             Located::Elsewhere(file) => {
-                visit.commit = Some(file.commit);
+                visit.about(file.commit, file.stale);
                 // Another spelling at a full sha is served in place: sent on, it would come back.
                 if wanted.revision.as_commit() != Some(file.commit) {
                     return self.redirect(ask, wanted, &file, visit);
@@ -124,9 +124,6 @@ impl Shared {
 
     /// The relative 307 to the same file at its commit, with the prefix that clients see and their query.
     fn redirect(&self, ask: &Ask<'_>, wanted: &Wanted<'_>, file: &File, visit: &mut Visit) -> Answer {
-        if file.stale {
-            visit.outcome = Outcome::Sent(Cached::Stale);
-        }
         let content = Content::of(file, wanted.raw);
         let announce = announced(ask, content.size, visit)?;
         let (repo, revision, path) = (wanted.repo.clone(), Revision::from(file.commit), wanted.path.clone());

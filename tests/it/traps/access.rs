@@ -57,6 +57,57 @@ async fn every_request_has_one_line_with_its_fields() {
     );
 }
 
+/// What an SRE looks for when the Hub is down: who was answered by what was known before.
+#[tokio::test]
+async fn answers_by_an_older_look_are_logged_as_stale() {
+    let hub = Standin::builder().fixtures().start().await;
+    let gate = Setup::new().config("upstream.ref_ttl = \"0s\"").start(&hub).await;
+    let url = "/acme/tiny/resolve/main/model.safetensors";
+    assert_eq!(gate.get(url).await.status, 200);
+    let there = gate.ask("GET", url, &[]).await;
+    assert_eq!(gate.access_line(&there).await["cache"], "none");
+    hub.stop().await;
+    for (asked, status, cache) in [
+        (url, 307, "stale"),
+        (there.header("location"), 200, "hit"),
+        ("/api/models/acme/tiny", 200, "stale"),
+        ("/api/models/acme/tiny/tree/main", 200, "stale"),
+        (&format!("/api/models/acme/tiny/tree/{}", hub.commit("acme/tiny", "main")), 200, "none"),
+    ] {
+        let answer = gate.ask("GET", asked, &[]).await;
+        assert_eq!(answer.status, status, "{asked}");
+        assert_eq!(gate.access_line(&answer).await["cache"], cache, "{asked}");
+    }
+}
+
+/// I7: every container sends a real Hub token; hubgate's own goes to the Hub alone.
+#[tokio::test]
+async fn a_clients_token_goes_nowhere_and_hubgates_own_to_the_hub_alone() {
+    let hub = Standin::builder().fixtures().start().await;
+    let gate = Setup::new().config(&format!("upstream.token = {:?}", hub.token())).start(&hub).await;
+    let headers = [("authorization", "Bearer hf_of_a_client"), ("cookie", "token=hf_of_a_client")];
+    for url in [
+        "/acme/tiny/resolve/main/model.safetensors",
+        "/acme/tiny/resolve/main/config.json",
+        "/acme/small/resolve/main/nowhere.txt",
+        "/api/models/acme/nested?blobs=true",
+        "/api/models/acme/copy/tree/main",
+        "/api/models/acme/tiny/refs",
+        "/api/models/acme/tiny/commits/main",
+        "/api/whoami-v2",
+    ] {
+        gate.get_with(url, &headers).await;
+    }
+    let seen = hub.requests("*");
+    assert!(seen.len() > 10);
+    let ours = format!("Bearer {}", hub.token());
+    for request in seen {
+        assert!(!format!("{request:?}").contains("hf_of_a_client"), "{request:?}");
+        let expected = (request.origin == hub_standin::Origin::Hub).then_some(ours.as_str());
+        assert_eq!(request.header("authorization"), expected, "{}", request.target);
+    }
+}
+
 #[tokio::test]
 async fn redirects_and_listings_are_logged_as_what_they_are() {
     let hub = Standin::builder().fixtures().start().await;

@@ -123,14 +123,16 @@ async fn a_file_whose_cdn_fails_is_503_and_later_there() {
 /// Trap 39: a relayed `t=280` would put clients to sleep for as long.
 #[tokio::test]
 async fn a_rate_limit_of_the_origin_is_not_relayed() {
-    let (hub, gate) = world().await;
-    hub.fault(Fault::new(FaultKind::RateLimited { reset: 280 }));
-    for (method, url, agent, status) in [
-        ("HEAD", "/acme/tiny/resolve/main/config.json", "unknown/None; hf_hub/2.4.0", 503),
-        ("GET", "/acme/tiny/resolve/main/config.json", "unknown/None; hf_hub/2.4.0", 429),
-        ("GET", "/acme/tiny/resolve/main/config.json", "unknown/None; hf_hub/0.36.2", 503),
+    let (library, old) = ("unknown/None; hf_hub/2.4.0", "unknown/None; hf_hub/0.36.2");
+    for (reset, method, agent, status) in [
+        (280, "HEAD", library, 503),
+        (2000, "HEAD", library, 503),
+        (2000, "GET", library, 429),
+        (2000, "GET", old, 503),
     ] {
-        let answer = gate.ask(method, url, &[("user-agent", agent)]).await;
+        let (hub, gate) = world().await;
+        hub.fault(Fault::new(FaultKind::RateLimited { reset }));
+        let answer = gate.ask(method, "/acme/tiny/resolve/main/config.json", &[("user-agent", agent)]).await;
         assert_eq!(answer.status, status, "{method} {agent}: {}", answer.text());
         let after: u64 = answer.header("retry-after").parse().unwrap();
         assert!(after <= 30, "{after}");

@@ -210,7 +210,30 @@ async fn a_size_over_50_gb_is_left_out_for_clients_that_then_go_on_and_explained
     }
 }
 
-/// Both are read: what a listing says of a file and what HEAD says.
+/// Data sets and spaces have their own paths; what the query says of nothing that we know is ignored.
+#[tokio::test]
+async fn data_sets_and_spaces_are_served_at_their_own_paths() {
+    let (hub, gate) = world().await;
+    for (repo, file) in [("datasets/acme/table", "data/train.csv"), ("spaces/acme/demo", "index.html")] {
+        let commit = hub.commit(repo, "main");
+        let hop = gate.ask("GET", &format!("/{repo}/resolve/main/{file}?unknown=1&_=2"), &[]).await;
+        assert_eq!(hop.header("location"), format!("/{repo}/resolve/{commit}/{file}?unknown=1&_=2"));
+        let there = gate.ask("GET", hop.header("location"), &[]).await;
+        assert_eq!((there.status.as_u16(), &there.body[..]), (200, &hub.bytes(repo, "main", file)[..]), "{repo}");
+        let info = gate.get(&format!("/api/{repo}?unknown=1")).await.json();
+        assert_eq!(
+            (info["id"].as_str(), info["sha"].as_str()),
+            (repo.split_once('/').map(|(_, id)| id), Some(&*commit))
+        );
+        assert!(gate.get(&format!("/api/{repo}/refs")).await.json()["branches"].is_array());
+        assert_eq!(gate.get(&format!("/api/{repo}/commits/main?limit=1")).await.json()[0]["id"], commit);
+        assert_eq!(gate.get(&format!("/api/{repo}/auth-check")).await.status, 200);
+    }
+    // The names of models and of data sets do not mix.
+    assert_eq!(gate.get("/acme/table/resolve/main/README.md").await.status, 404);
+}
+
+/// What HEAD says of a file is known without fetching it.
 #[tokio::test]
 async fn head_fetches_no_file_and_every_file_is_fetched_once() {
     let (hub, gate) = world_with("").await;

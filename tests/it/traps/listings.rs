@@ -172,6 +172,11 @@ async fn paths_info_is_read_from_forms_and_from_json() {
 #[tokio::test]
 async fn nothing_of_xet_stands_in_any_answer() {
     let (hub, gate) = world().await;
+    hub.update("acme/tiny", |repo| {
+        let card =
+            json!({"license": "apache-2.0", "xetHash": "x", "deep": [{"xetEnabled": true, "kept": {"xetHash": "x"}}]});
+        repo.card = Some(card);
+    });
     let commit = hub.commit("acme/tiny", "main");
     let accept = [("accept", "application/vnd.xet-fileinfo+json, */*")];
     for url in [
@@ -208,6 +213,7 @@ async fn nothing_of_xet_stands_in_any_answer() {
         assert!(token.header("x-error-message").contains("HF_HUB_DISABLE_XET=1"), "the cure is named");
         assert_eq!(token.header("x-error-code"), "", "no code that a client takes for a missing file");
     }
+    assert!(gate.get("/api/models/acme/tiny").await.json()["cardData"]["deep"][0]["kept"].is_object());
     assert_eq!((hub.count(Class::XetToken), hub.count(Class::Cas)), (0, 0));
 }
 
@@ -227,4 +233,26 @@ async fn an_object_in_place_of_a_tree_is_an_error_of_the_origin() {
     }
     hub.clear_fault(fault);
     assert_eq!(gate.get("/api/models/acme/tiny/tree/main").await.status, 200, "nothing of it was kept");
+}
+
+/// Trap 1 holds for the API too: a listing's HEAD is its GET without the body.
+#[tokio::test]
+async fn head_of_the_api_has_the_length_of_its_answer() {
+    let (_hub, gate) = world().await;
+    for url in [
+        "/api/models/acme/tiny",
+        "/api/models/acme/tiny/tree/main?limit=2",
+        "/api/models/acme/tiny/refs",
+        "/api/models/acme/tiny/commits/main",
+        "/api/models",
+        "/api/models/acme/nowhere",
+        "/api/nothing",
+    ] {
+        let (get, head) = (gate.ask("GET", url, &[]).await, gate.ask("HEAD", url, &[]).await);
+        assert_eq!((head.status, head.body.len()), (get.status, 0), "{url}");
+        for name in ["content-length", "content-type", "x-repo-commit", "link", "x-total-count", "x-error-code"] {
+            assert_eq!(head.header(name), get.header(name), "{url}: {name}");
+        }
+        assert_eq!(get.header("content-length"), get.body.len().to_string(), "{url}");
+    }
 }
