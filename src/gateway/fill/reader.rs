@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::{Fill, FillEnd, Presence, Reading, progress::Offer};
 use crate::{
     gateway::{Body, BodyError, Error},
-    store::read_at,
+    store::{ErrorKind, read_at},
 };
 
 /// How many bytes go out at once.
@@ -116,11 +116,17 @@ impl Reader {
             Some(end) => return Err(end.into_error()),
         }
         let length = usize::try_from(range.end - range.start).unwrap_or(usize::MAX);
-        let bytes = read_at(&self.fill.file, range.start, length).await.map_err(|error| {
-            let kind = crate::store::ErrorKind::Other(format!("reading a staging file: {error}"));
+        let failed = |problem: String| {
+            let kind = ErrorKind::Other(format!("reading a staging file: {problem}"));
             Error::from(crate::store::Error { kind, key: None, source: None })
-        })?;
-        self.at = range.end;
+        };
+        let bytes =
+            read_at(&self.fill.file, range.start, length).await.map_err(|error| failed(error.to_string()))?;
+        if bytes.is_empty() && !range.is_empty() {
+            return Err(failed(format!("it ends at {}", range.start)));
+        }
+        // Fewer than asked come where the page cache holds only the beginning of them.
+        self.at += bytes.len() as u64;
         Ok(bytes)
     }
 }

@@ -329,6 +329,19 @@ async fn all_who_joined_are_recorded_before_the_last_byte_goes_out() {
 }
 
 #[tokio::test]
+async fn a_read_that_gives_less_than_was_asked_leaves_no_hole() {
+    let bench = Bench::new(9 * MIB, [], None).await;
+    let fill = bench.begin().await;
+    assert!(matches!(fill.ended().await, FillEnd::Stored(_)));
+    // Within a chunk: the next read goes on from there, and finds nothing.
+    let there = 5 * MIB + 1000;
+    fill.file.set_len(there as u64).unwrap();
+    let (bytes, broke) = read(reader(&fill, 0..9 * MIB as u64, Reading::Sequential)).await;
+    assert!(broke, "an answer that is short must not look whole");
+    assert!(bytes == bench.script.content[..there]);
+}
+
+#[tokio::test]
 async fn an_empty_file_needs_no_fetch() {
     let bench = Bench::new(0, [], None).await;
     let fill = bench.begin().await;
