@@ -6,7 +6,16 @@
 mod config;
 mod tls;
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::SocketAddr,
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use hyper::{Request, Response, body::Incoming, service::service_fn};
 use hyper_util::{
@@ -117,8 +126,13 @@ pub async fn serve<H: Handle>(listener: Listener, serve: Serve, handler: H, stop
         if let Err(error) = stream.set_nodelay(true) {
             debug!(%error, %address, "TCP_NODELAY");
         }
-        let connection =
-            Connection { builder: builder.clone(), handler: handler.clone(), watcher: graceful.watcher(), admitted };
+        let connection = Connection {
+            builder: builder.clone(),
+            handler: handler.clone(),
+            watcher: graceful.watcher(),
+            first_request_within: serve.limits.header_timeout,
+            admitted,
+        };
         let tls = serve.tls.clone();
         let broken_off = broken_off.clone();
         connections.spawn(async move {
@@ -182,6 +196,7 @@ struct Connection<H> {
     builder: Arc<auto::Builder<TokioExecutor>>,
     handler: H,
     watcher: hyper_util::server::graceful::Watcher,
+    first_request_within: Duration,
     admitted: Admitted,
 }
 
@@ -199,12 +214,20 @@ impl<H: Handle> Connection<H> {
         let handler = self.handler;
         let outcome = match self.admitted {
             Admitted::Served(_permit) => {
+                let has_asked = AtomicBool::new(false);
                 let service = service_fn(|request| {
+                    has_asked.store(true, Ordering::Relaxed);
                     let handler = handler.clone();
                     async move { Ok::<_, std::convert::Infallible>(handler.handle(peer, request).await) }
                 });
                 let connection = self.builder.serve_connection(TokioIo::new(stream), service);
-                self.watcher.watch(connection).await
+                let mut connection = pin!(self.watcher.watch(connection));
+                match time::timeout(self.first_request_within, &mut connection).await {
+                    Ok(outcome) => outcome,
+                    Err(_) if has_asked.load(Ordering::Relaxed) => connection.await,
+                    // hyper's clock for a request's head starts only when it knows which HTTP this is.
+                    Err(_) => return debug!(address = %peer.address, "connection without a request"),
+                }
             }
             Admitted::TurnedAway(_permit) => {
                 let service = service_fn(|request| {

@@ -44,11 +44,15 @@ struct Running {
 }
 
 async fn running(connections: usize, drain_timeout: Duration, tls: Option<Tls>) -> Running {
+    let limits = ConnectionLimits { connections, ..ConnectionLimits::default() };
+    running_with(limits, drain_timeout, tls).await
+}
+
+async fn running_with(limits: ConnectionLimits, drain_timeout: Duration, tls: Option<Tls>) -> Running {
     let listener = Listener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.address();
     let (pieces, receiver) = mpsc::channel(1);
     let stop = CancellationToken::new();
-    let limits = ConnectionLimits { connections, ..ConnectionLimits::default() };
     let how = Serve { limits, tls: tls.map(Arc::new), drain_timeout };
     let handler = Answers(Arc::new(tokio::sync::Mutex::new(receiver)));
     let served = tokio::spawn(serve(listener, how, handler, stop.clone()));
@@ -92,6 +96,24 @@ async fn a_connection_past_the_limit_is_told_503_and_one_after_it_is_served_agai
             break;
         }
     }
+}
+
+#[tokio::test]
+async fn a_connection_that_never_asks_is_closed_and_one_that_waits_for_its_answer_is_not() {
+    let limits = ConnectionLimits { connections: 8, header_timeout: Duration::from_millis(50) };
+    let running = running_with(limits, Duration::from_secs(5), None).await;
+    let mut waiting = TcpStream::connect(running.address).await.unwrap();
+    ask(&mut waiting, "/slow").await;
+    for said in ["", "PRI * HT"] {
+        let mut silent = TcpStream::connect(running.address).await.unwrap();
+        silent.write_all(said.as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        // Closed or reset: either way over.
+        let _ = silent.read_to_end(&mut answer).await;
+        assert!(answer.is_empty(), "{said:?}");
+    }
+    running.pieces.send(Bytes::from_static(b"late")).await.unwrap();
+    read_to(&mut waiting, "late").await;
 }
 
 #[tokio::test]
