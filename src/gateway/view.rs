@@ -76,6 +76,10 @@ impl Gateway {
         let today = OffsetDateTime::now_utc().date();
         let rule = policy.decide_repo(asked, today).map_err(|denial| self.denied(&denial))?;
         let resolved = self.resolve(asker, &rule, asked, revision).await?;
+        if !asked.same_name(&resolved.repo) {
+            // A renamed repo is asked about no further under a name that policy does not allow (I1).
+            policy.decide_names(asked, &resolved.repo, today).map_err(|denial| self.denied(&denial))?;
+        }
         let known = self.known(asker, &resolved).await?;
         let grant = self.grant(&policy, &rule, asked, &resolved, &known, today).await?;
         Ok(View { resolved, known, grant })
