@@ -113,7 +113,13 @@ impl Gateway {
             };
             let (fill, cached) = fill;
             // A reader that starts in the middle asks for what lies there, not for all before it.
-            let reading = if range.start == 0 && range.end == file.size { Reading::Sequential } else { Reading::Slice };
+            let reading = if file.grant.approved.rule.ranges == Ranges::Verified {
+                Reading::Verified
+            } else if range.start == 0 && range.end == file.size {
+                Reading::Sequential
+            } else {
+                Reading::Slice
+            };
             let body = Reader::new(&fill, range.clone(), reading, asker.label()).into_body().await?;
             return Ok(Opened { range, body, cached });
         }

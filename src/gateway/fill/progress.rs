@@ -56,6 +56,8 @@ pub(crate) enum Reading {
     Sequential,
     /// A bounded range: a footer, a slice. Answered from what is there.
     Slice,
+    /// Nothing before the end, whatever the fill gives to others: their rule lets them, this one's does not.
+    Verified,
 }
 
 impl Progress {
@@ -105,7 +107,7 @@ impl Progress {
     /// What a reader that wants `want` may send now. The answer starts at `want.start`.
     pub(crate) fn offer(&mut self, want: Range<u64>, reading: Reading) -> Offer {
         let Some(there) = self.present.get(&want.start) else { return Offer::NotThere };
-        if self.nothing_unverified {
+        if self.nothing_unverified || reading == Reading::Verified {
             return Offer::Held;
         }
         let mut end = want.end.min(there.end);

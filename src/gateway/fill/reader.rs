@@ -78,7 +78,9 @@ impl Reader {
                 Step::Wait { held: true } => {
                     if tokio::time::timeout_at(drip_at, version.changed()).await.is_err() {
                         drip_at = Instant::now() + DRIP_AFTER;
-                        if let Some(range) = self.fill.peek(|state| state.progress.drip(self.at)) {
+                        if self.reading != Reading::Verified
+                            && let Some(range) = self.fill.peek(|state| state.progress.drip(self.at))
+                        {
                             let range = range.start..range.end.min(self.end);
                             return self.read(range).await.map(Some);
                         }
@@ -120,8 +122,7 @@ impl Reader {
             let kind = ErrorKind::Other(format!("reading a staging file: {problem}"));
             Error::from(crate::store::Error { kind, key: None, source: None })
         };
-        let bytes =
-            read_at(&self.fill.file, range.start, length).await.map_err(|error| failed(error.to_string()))?;
+        let bytes = read_at(&self.fill.file, range.start, length).await.map_err(|error| failed(error.to_string()))?;
         if bytes.is_empty() && !range.is_empty() {
             return Err(failed(format!("it ends at {}", range.start)));
         }

@@ -270,6 +270,21 @@ async fn the_mark_of_a_failed_fill_outlives_a_later_success() {
     assert!(is_tainted(&*bench.store, &bench.sha256()).await.unwrap());
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_rule_that_wants_only_verified_bytes_gets_none_of_a_fill_that_another_began() {
+    let gate = Arc::new(Semaphore::new(8));
+    let bench = Bench::new(20 * MIB, [], Some(gate.clone())).await;
+    let fill = bench.begin().await;
+    let mut other = reader(&fill, 0..MIB as u64, Reading::Slice).into_body().await.unwrap();
+    other.frame().await.unwrap().unwrap();
+    let mut body = Box::pin(reader(&fill, 0..20 * MIB as u64, Reading::Verified).into_body());
+    let early = tokio::time::timeout(std::time::Duration::from_secs(20), &mut body).await;
+    assert!(early.is_err(), "bytes went out before they were verified");
+    gate.add_permits(1000);
+    let bytes = body.await.unwrap().collect().await.unwrap().to_bytes();
+    assert!(bytes == bench.script.content);
+}
+
 #[tokio::test]
 async fn a_footer_is_fetched_by_a_request_of_its_own_and_no_byte_twice() {
     let gate = Arc::new(Semaphore::new(1));
