@@ -6,7 +6,7 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use futures_util::{StreamExt, TryStreamExt};
+use futures_util::{StreamExt, TryStreamExt, stream};
 use moka::future::Cache;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
@@ -29,6 +29,9 @@ const MAX_SKEW: Duration = Duration::from_mins(5);
 
 /// How many stored refs of one repo are looked through.
 const MAX_REFS: usize = 10_000;
+
+/// Records that are read at a time where all are wanted.
+const READS_AT_ONCE: usize = 16;
 
 /// A look at a revision.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -117,11 +120,8 @@ impl Refs {
         let prefix = Prefix::references(repo);
         let keys: Vec<Key> = self.store.list(&prefix).map_ok(|meta| meta.key).take(MAX_REFS).try_collect().await?;
         let keys: Vec<Key> = keys.into_iter().filter(Key::is_reference).collect();
-        let mut records = Vec::with_capacity(keys.len());
-        for key in keys {
-            records.extend(self.read(&key).await?);
-        }
-        Ok(records)
+        let records = stream::iter(keys).map(|key| async move { self.read(&key).await }).buffered(READS_AT_ONCE);
+        records.try_filter_map(|record| async move { Ok(record) }).try_collect().await
     }
 
     /// Keeps upstream's list of a repo's refs, for when it can't be asked.
