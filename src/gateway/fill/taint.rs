@@ -50,7 +50,9 @@ impl Fill {
     /// Removes the mark, if it is this fill's; for a fill that ended stored. Another replica's fill of the
     /// same content may have failed meanwhile and made the mark its own.
     pub(super) async fn clear_taint(&self) -> Result<(), Error> {
-        let (Some(Some(mark)), Some(key)) = (self.taint.get(), self.taint_key()) else { return Ok(()) };
+        let Some(key) = self.taint_key() else { return Ok(()) };
+        // Waits for a mark that a reader is setting, which would else come after this and stay for ever.
+        let Some(mark) = self.taint.get_or_init(|| async { None }).await else { return Ok(()) };
         match self.store.get(&key, MAX_MARK_BYTES).await? {
             Some(found) if found == *mark => self.store.delete(&key).await,
             _ => Ok(()),

@@ -286,6 +286,22 @@ async fn a_rule_that_wants_only_verified_bytes_gets_none_of_a_fill_that_another_
 }
 
 #[tokio::test]
+async fn a_mark_that_is_being_set_when_the_fill_is_stored_goes_too() {
+    let bench = Bench::new(9 * MIB, [], Some(Arc::new(Semaphore::new(0)))).await;
+    let fill = bench.begin().await;
+    let (key, mark) = (Key::taint(&bench.sha256()), Bytes::from_static(b"{}"));
+    let setting = fill.taint.get_or_init(|| async {
+        // The store is slow: the end comes first.
+        tokio::task::yield_now().await;
+        bench.store.put(&key, mark.clone(), store::PutMode::Create).await.unwrap();
+        Some(mark.clone())
+    });
+    let (_, cleared) = tokio::join!(biased; setting, fill.clear_taint());
+    cleared.unwrap();
+    assert!(!is_tainted(&*bench.store, &bench.sha256()).await.unwrap());
+}
+
+#[tokio::test]
 async fn a_footer_is_fetched_by_a_request_of_its_own_and_no_byte_twice() {
     let gate = Arc::new(Semaphore::new(1));
     let bench = Bench::new(40 * MIB, [], Some(gate.clone())).await;
