@@ -40,6 +40,9 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 const TURNED_AWAY_AT_ONCE: usize = 256;
 /// How long a connection past the limit may take to hear it.
 const TURN_AWAY_TIMEOUT: Duration = Duration::from_secs(5);
+/// The longest head of a request; and when hyper holds as much of an answer it writes, so that a body's pieces
+/// (256 KiB) go out one by one, each still in the core's cache.
+const CONNECTION_BUFFER_BYTES: usize = 128 * 1024;
 /// After `accept` failed for want of file descriptors or memory.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 
@@ -185,6 +188,7 @@ fn connection_builder(limits: &ConnectionLimits) -> auto::Builder<TokioExecutor>
         .http1()
         .timer(TokioTimer::new())
         .header_read_timeout(limits.header_timeout)
+        .max_buf_size(CONNECTION_BUFFER_BYTES)
         .http2()
         .timer(TokioTimer::new())
         .keep_alive_interval(limits.header_timeout)

@@ -5,22 +5,19 @@
 //! not be lost is in the manifest, not here.
 
 mod line;
+mod queue;
 
-use std::{
-    io::{BufWriter, Write},
-    time::Duration,
-};
+use std::{io::Write, time::Duration};
 
 use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
 use tracing::{Level, warn};
-use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
-use tracing_subscriber::{EnvFilter, fmt::writer::BoxMakeWriter, util::SubscriberInitExt};
+use tracing_subscriber::{EnvFilter, util::SubscriberInitExt};
 
 pub use line::Line;
+use queue::Queue;
+pub use queue::QueueGuard;
 
-/// Lines that may wait to be written: some 10 MB.
-const QUEUE_LINES: usize = 32_768;
 /// How often dropped lines are said aloud.
 const DROPPED_EVERY: Duration = Duration::from_mins(1);
 /// The access log's target, for `log.filter`: `info,access=off` leaves it out.
@@ -78,8 +75,8 @@ impl LogConfig {
 pub struct Telemetry {
     /// Where access lines go.
     pub access: AccessLog,
-    dropped: ErrorCounter,
-    _writer: WorkerGuard,
+    queue: Queue,
+    _guard: QueueGuard,
 }
 
 /// Sets up logging for the whole process, to standard error. Once a process.
@@ -88,8 +85,8 @@ pub struct Telemetry {
 /// Where `log.filter` can't be read.
 pub fn init(config: &LogConfig) -> Result<Telemetry, FilterError> {
     let filter = config.parse_filter()?;
-    let (queue, guard) = queue(std::io::stderr());
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(BoxMakeWriter::new(queue.clone()));
+    let (queue, guard) = Queue::to(std::io::stderr());
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(queue.clone());
     let set = match config.format {
         LogFormat::Text => builder.with_ansi(false).finish().try_init(),
         LogFormat::Json => builder.json().flatten_event(true).finish().try_init(),
@@ -98,32 +95,22 @@ pub fn init(config: &LogConfig) -> Result<Telemetry, FilterError> {
         // Only a second call in one process, as tests make: the first one's subscriber stays.
         warn!("logging is set up already");
     }
-    let dropped = queue.error_counter();
-    Ok(Telemetry { access: AccessLog { queue: Some(queue), format: config.format }, dropped, _writer: guard })
-}
-
-fn queue(to: impl Write + Send + 'static) -> (NonBlocking, WorkerGuard) {
-    NonBlockingBuilder::default()
-        .buffered_lines_limit(QUEUE_LINES)
-        .lossy(true)
-        .thread_name("hubgate-log")
-        // The thread flushes whenever its queue is empty: one write for many lines under load.
-        .finish(BufWriter::with_capacity(64 * 1024, to))
+    Ok(Telemetry { access: AccessLog { queue: Some(queue.clone()), format: config.format }, queue, _guard: guard })
 }
 
 impl Telemetry {
     /// Lines that were dropped so far since the queue was full.
     pub fn dropped_lines(&self) -> usize {
-        self.dropped.dropped_lines()
+        self.queue.dropped_lines()
     }
 
     /// Says once a minute how many lines were dropped, if any.
     pub fn report_dropped(&self, stop: CancellationToken) -> impl Future<Output = ()> + Send + use<> {
-        let dropped = self.dropped.clone();
+        let queue = self.queue.clone();
         async move {
             let mut said = 0;
             while stop.run_until_cancelled(tokio::time::sleep(DROPPED_EVERY)).await.is_some() {
-                let lines = dropped.dropped_lines();
+                let lines = queue.dropped_lines();
                 if lines > said {
                     warn!(lines = lines - said, "log lines were dropped: whatever reads the log is too slow");
                     said = lines;
@@ -136,7 +123,7 @@ impl Telemetry {
 /// Writes access lines. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct AccessLog {
-    queue: Option<NonBlocking>,
+    queue: Option<Queue>,
     format: LogFormat,
 }
 
@@ -147,8 +134,8 @@ impl AccessLog {
     }
 
     /// One that writes to `to`, as tests want. The guard writes what is queued when it is dropped.
-    pub fn to(to: impl Write + Send + 'static, format: LogFormat) -> (Self, WorkerGuard) {
-        let (queue, guard) = queue(to);
+    pub fn to(to: impl Write + Send + 'static, format: LogFormat) -> (Self, QueueGuard) {
+        let (queue, guard) = Queue::to(to);
         (Self { queue: Some(queue), format }, guard)
     }
 
@@ -158,9 +145,6 @@ impl AccessLog {
         if !tracing::enabled!(target: ACCESS, Level::INFO) && tracing::dispatcher::has_been_set() {
             return;
         }
-        Line::make(self.format, ACCESS, fill, |bytes| {
-            // Queued whole or dropped and counted; never an error.
-            let _ = queue.clone().write_all(bytes);
-        });
+        Line::make(self.format, ACCESS, fill, |bytes| queue.push(bytes));
     }
 }

@@ -250,7 +250,8 @@ impl Gateway {
     }
 
     async fn by<T>(&self, deadline: Instant, work: impl Future<Output = Result<T>>) -> Result<T> {
-        tokio::time::timeout_at(deadline, work).await.unwrap_or_else(|_| {
+        // Boxed: asking upstream needs kilobytes of state, which every answer from the store would move about.
+        tokio::time::timeout_at(deadline, Box::pin(work)).await.unwrap_or_else(|_| {
             let why = "still fetching from the origin; the answer will be here soon".to_owned();
             Err(Error::Busy { why, retry_after: RETRY })
         })

@@ -56,7 +56,7 @@ impl Shared {
         visit.repo = route.repo().cloned();
         let answer = match self.ask(ask, &route, body, visit).await {
             Err(Refused::Gateway(first)) if is_nobody(&first) => match route.other_reading() {
-                Some(other) => self.ask_again(ask, &other, first, visit).await,
+                Some(other) => Box::pin(self.ask_again(ask, &other, first, visit)).await,
                 None => Err(first.into()),
             },
             answer => answer,
@@ -99,16 +99,19 @@ impl Shared {
                 let revision = Revision::from(*commit);
                 self.file(ask, &respond::Wanted { repo, revision: &revision, path, raw: false }, visit).await
             }
+            // All but files are boxed: the largest answer's state would be moved about for each of theirs.
             HubRoute::RepoInfo { repo, revision, query } => {
-                self.repo_info(ask, repo, revision.as_ref(), query, visit).await
+                Box::pin(self.repo_info(ask, repo, revision.as_ref(), query, visit)).await
             }
             HubRoute::Tree { repo, revision, path, query } => {
-                self.tree(ask, repo, revision, path.as_ref(), query, visit).await
+                Box::pin(self.tree(ask, repo, revision, path.as_ref(), query, visit)).await
             }
-            HubRoute::PathsInfo { repo, revision } => self.paths_info(ask, repo, revision, body, visit).await,
-            HubRoute::Refs { repo, include_prs } => self.refs(ask, repo, *include_prs).await,
-            HubRoute::Commits { repo, revision, query } => self.commits(ask, repo, revision, query, visit).await,
-            HubRoute::RepoList { kind, query } => self.repo_list(ask, *kind, query).await,
+            HubRoute::PathsInfo { repo, revision } => Box::pin(self.paths_info(ask, repo, revision, body, visit)).await,
+            HubRoute::Refs { repo, include_prs } => Box::pin(self.refs(ask, repo, *include_prs)).await,
+            HubRoute::Commits { repo, revision, query } => {
+                Box::pin(self.commits(ask, repo, revision, query, visit)).await
+            }
+            HubRoute::RepoList { kind, query } => Box::pin(self.repo_list(ask, *kind, query)).await,
             HubRoute::AuthCheck { repo } => {
                 self.gateway.authorise(&ask.asker, repo).await?;
                 Ok(api::json(b"{}".to_vec()))

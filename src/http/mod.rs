@@ -162,7 +162,7 @@ impl Edge {
     {
         let path = self.shared.addresses.inside(parts.uri.path());
         if own::is_own(path) {
-            return self.own_route(path, parts, body).await;
+            return Box::pin(self.own_route(path, parts, body)).await;
         }
         if self.side == Side::Admin {
             return error::no_such_page(false);
