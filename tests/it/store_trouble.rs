@@ -116,3 +116,18 @@ async fn a_full_disk_is_a_clear_answer_and_smaller_files_go_on() {
     assert_eq!(small.body, hub.bytes("acme/tiny", "main", "model.safetensors"));
     assert_eq!(process.client.get("/-/readyz").await.unwrap().status, 200);
 }
+
+#[tokio::test]
+async fn a_file_of_many_parts_goes_to_the_bucket_and_comes_back_whole() {
+    const LARGE: u64 = 90 << 20;
+    let hub = Standin::builder().repo(big(LARGE)).start().await;
+    let (server, spool) = (S3sServer::start().await, tempfile::tempdir().unwrap());
+    let gate = in_bucket(&hub, &server, &spool, "1GiB").await;
+    let expected = hub.bytes("acme/big", "main", "model.safetensors");
+    let cold = gate.get(URL).await;
+    assert!(cold.status == 200 && !cold.broke && cold.body == expected);
+    hub.stop().await;
+    let warm = gate.get(URL).await;
+    assert!(warm.status == 200 && warm.body == expected);
+    assert_eq!(hub.counters().file_bytes("acme/big/model.safetensors"), LARGE);
+}
