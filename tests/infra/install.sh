@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs the real servers and clients that the suites of .ci/run use, every version pinned.
 #
-#   tests/infra/install.sh [minio|versitygw|squid|nginx|oha|python|node|rust-clients|all|olah]...
+#   tests/infra/install.sh [minio|versitygw|squid|nginx|oha|python|node|rust-clients|suites|all|olah]...
 #
 # Everything but the Debian packages lands in $CI_CACHE (default: .cache at the repository's root, ignored by
 # git). A component is stamped with its pinned versions once it is complete: it is then reused, and built
@@ -126,20 +126,24 @@ install_one() {
     node)      component node "$(digest "$CLIENTS/js/package-lock.json")" "$CACHE/node/node_modules" make_node ;;
     rust-clients)
                component rust-clients "$(digest "$CLIENTS"/rust/Cargo.* "$CLIENTS"/rust/src/*.rs "$CLIENTS"/rust/src/bin/*.rs)" "$CACHE/rust-clients/debug/hf-hub-1" make_rust_clients ;;
-    *)         die "no component '$1'; there are minio, versitygw, squid, nginx, oha, python, node, rust-clients, all, olah" ;;
+    *)         die "no component '$1'; there are minio, versitygw, squid, nginx, oha, python, node, rust-clients, suites, all, olah" ;;
   esac
 }
 
-# Two lanes for two cores: what waits for the network beside what compiles.
-install_all() {
+# What the suites of .ci/run need, in two lanes for two cores: what waits for the network beside what compiles.
+install_suites() {
   local lane status=0
-  (for name in squid nginx python node; do install_one "$name"; done) & lane=$!
-  (for name in minio versitygw rust-clients oha; do install_one "$name"; done) || status=1
+  (for name in squid python node; do install_one "$name"; done) & lane=$!
+  (for name in minio versitygw rust-clients; do install_one "$name"; done) || status=1
   wait "$lane" || status=1
   return "$status"
 }
 
 [ $# -gt 0 ] || die "name a component, or all"
 for name in "$@"; do
-  if [ "$name" = all ]; then install_all; else install_one "$name"; fi
+  case $name in
+    suites) install_suites ;;
+    all)    install_suites; install_one nginx; install_one oha ;;   # the last two are the bench's
+    *)      install_one "$name" ;;
+  esac
 done
