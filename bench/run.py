@@ -57,7 +57,7 @@ def main():
     binaries = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release"
     shutil.rmtree(args.work, ignore_errors=True)
     args.work.mkdir(parents=True)
-    began, rows = time.monotonic(), []
+    began, rows, broken = time.monotonic(), [], None
     try:
         bench = cells.Bench(args, binaries)
         try:
@@ -67,9 +67,9 @@ def main():
                     print(" · ".join(cell for cell in row.cells() if cell), row.note, file=sys.stderr, flush=True)
         finally:
             bench.stop()
-    except Broken as broken:
-        print(f"bench: {broken}", file=sys.stderr)
-        return 1
+    except Broken as problem:
+        # What was measured before it is shown all the same.
+        broken = problem
     finally:
         shutil.rmtree(args.work, ignore_errors=True)
     print(f"\n{machine.description()}; {time.strftime('%Y-%m-%d %H:%M UTC', time.gmtime())}, {args.rounds} rounds, {time.monotonic() - began:.0f} s\n")
@@ -80,7 +80,9 @@ def main():
     missed = [miss for row in rows for miss in row.misses()]
     for miss in missed:
         print(f"missed: {miss}")
-    return 1 if missed and args.check else 0
+    if broken:
+        print(f"bench: {broken}", file=sys.stderr)
+    return 1 if broken or (missed and args.check) else 0
 
 
 if __name__ == "__main__":
