@@ -210,6 +210,10 @@ impl Gateway {
         kind: RepoKind,
         query: &ListQuery,
     ) -> Result<(Vec<Value>, Option<String>)> {
+        self.in_time(self.repos_unhurried(kind, query)).await
+    }
+
+    async fn repos_unhurried(&self, kind: RepoKind, query: &ListQuery) -> Result<(Vec<Value>, Option<String>)> {
         let (policy, today) = (self.policy.current(), OffsetDateTime::now_utc().date());
         let identities = Prefix::identities();
         let keys: Vec<_> = self.store.list(&identities).map_ok(|meta| meta.key).try_collect().await?;
