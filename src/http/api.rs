@@ -1,6 +1,6 @@
 //! The JSON of the API: what the gateway found, in the Hub's shapes.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderValue, Response, header};
@@ -8,6 +8,7 @@ use http_body::Body;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::Serialize;
 use serde_json::Value;
+use tokio::time::timeout;
 
 use super::{
     Ask, Payload, Shared, auth, error,
@@ -21,6 +22,9 @@ use crate::hub::{
 
 /// Largest body of a paths-info request in bytes: some 20,000 paths.
 const LARGEST_BODY: usize = 2 * 1024 * 1024;
+
+/// How long it may take to arrive. A client that stops in the middle gives its connection back.
+const BODY_WITHIN: Duration = Duration::from_secs(30);
 
 impl Shared {
     pub(super) async fn repo_info(
@@ -76,7 +80,10 @@ impl Shared {
         B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send + 'static,
     {
         let form = &ask.form;
-        let body = match Limited::new(body, LARGEST_BODY).collect().await {
+        let Ok(body) = timeout(BODY_WITHIN, Limited::new(body, LARGEST_BODY).collect()).await else {
+            return Err(Refused::from(error::too_slow(BODY_WITHIN, form)));
+        };
+        let body = match body {
             Ok(body) => body.to_bytes(),
             Err(problem) if problem.is::<LengthLimitError>() => {
                 return Err(Refused::from(error::too_large(LARGEST_BODY, form)));

@@ -265,6 +265,12 @@ pub(super) fn too_large(limit: usize, form: &Form) -> Response<Payload> {
     .respond(form.api)
 }
 
+/// A body that stopped on its way.
+pub(super) fn too_slow(limit: Duration, form: &Form) -> Response<Payload> {
+    let text = format!("the request's body did not arrive within {} s", limit.as_secs());
+    Face::new(StatusCode::REQUEST_TIMEOUT, text).respond(form.api)
+}
+
 /// A write route of the Hub's.
 pub(super) fn read_only(what: &str, form: &Form, visit: &mut Visit) -> Response<Payload> {
     visit.outcome = Outcome::Denied;
