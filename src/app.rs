@@ -124,6 +124,8 @@ impl Core {
 /// A gateway with its sockets bound, about to run.
 pub struct App {
     core: Core,
+    /// Where the store is, for people.
+    store: String,
     listeners: Vec<(Listener, Edge)>,
     serve: Serve,
     tls: Option<Arc<Tls>>,
@@ -164,7 +166,7 @@ impl App {
             tls: tls.clone(),
             drain_timeout: config.server.drain_timeout,
         };
-        Ok(Self { core, listeners, serve, tls, readiness })
+        Ok(Self { core, store: config.store.to_string(), listeners, serve, tls, readiness })
     }
 
     /// The bound addresses: the public one first.
@@ -185,7 +187,16 @@ impl App {
         let background = TaskTracker::new();
         let (wrong, found_wrong) = oneshot::channel();
         background.spawn(open_store(self.core.store.clone(), self.readiness.clone(), wrong, stop.clone()));
-        for finding in policy::check(&self.core.policy.current(), policy::today(), None) {
+        let policy = self.core.policy.current();
+        info!(
+            version = env!("CARGO_PKG_VERSION"),
+            store = self.store,
+            upstream = self.core.upstream.endpoint_host(),
+            policy = %policy.digest(),
+            rules = policy.rules().len(),
+            "starting"
+        );
+        for finding in policy::check(&policy, policy::today(), None) {
             if finding.severity <= Severity::Warning {
                 warn!("policy: {finding}");
             }
@@ -288,8 +299,12 @@ fn cause_chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(beneath) = cause {
-        text.push_str(": ");
-        text.push_str(&beneath.to_string());
+        let more = beneath.to_string();
+        // Some errors quote their cause.
+        if !text.ends_with(&more) {
+            text.push_str(": ");
+            text.push_str(&more);
+        }
         cause = beneath.source();
     }
     text

@@ -196,6 +196,12 @@ fn check_config(loaded: &Loaded) -> Done {
     Upstream::new(&loaded.config.upstream, loaded.proxy_env.clone())
         .map_err(|error| Failure::Setup(error.to_string()))?;
     PolicyHandle::open(&loaded.config.policy.dir, loaded.lists.clone())?;
+    let env = &loaded.proxy_env;
+    if loaded.config.upstream.proxy.is_none() && (env.https_proxy.is_some() || env.http_proxy.is_some()) {
+        eprintln!(
+            "hubgate: upstream.proxy is not set, so HTTPS_PROXY, HTTP_PROXY and NO_PROXY of the environment count"
+        );
+    }
     eprintln!("hubgate: the configuration can be used; `hubgate serve` also asks the store");
     Ok(())
 }

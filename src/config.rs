@@ -117,6 +117,10 @@ pub fn load(sources: &Sources) -> Result<Loaded, ConfigError> {
         figment = figment.merge(Layer::new(&path.display().to_string(), dict));
     }
     figment = figment.merge(Layer::new(environment::SOURCE, plain));
+    let misspelt = environment::misspelt_names(&sources.environment);
+    if !misspelt.is_empty() {
+        return Err(ConfigError(misspelt));
+    }
     figment = figment.merge(Layer::new(environment::SOURCE, environment::own_names(&sources.environment)));
     let flags = environment::flags(&sources.flags).map_err(|problem| ConfigError(vec![problem]))?;
     figment = figment.merge(Layer::new("--set", flags));
@@ -285,6 +289,10 @@ fn describe(error: &figment::Error) -> String {
             format!("{place}: unknown key; {section} has {}", known.join(", "))
         }
         Kind::InvalidType(actual, wanted) => format!("{place}: found {}, expected {wanted}", found(actual)),
+        // What the size type says of itself means nothing to an operator.
+        Kind::InvalidValue(Actual::Str(text), wanted) if wanted == "parsable string" && !secret => {
+            format!("{place}: {text:?} is no size: write 64MiB or 100GB")
+        }
         Kind::InvalidValue(actual, wanted) => format!("{place}: {} won't do, expected {wanted}", found(actual)),
         Kind::InvalidLength(length, wanted) => format!("{place}: has {length} elements, expected {wanted}"),
         Kind::UnknownVariant(found, known) => format!("{place}: {found:?}: write {}", known.join(" or ")),

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use figment::value::{Dict, Value};
 
+use super::effective::{self, Line};
 use crate::upstream::ProxyEnv;
 
 /// The name of this source in messages.
@@ -29,6 +30,26 @@ pub(super) fn own_names(variables: &Variables) -> Dict {
         }
     }
     dict
+}
+
+/// Complaints on variables that are a key's name but for an underscore, such as `HUBGATE_STORE_KIND`. Exact names
+/// only, for the sake of those that Kubernetes sets.
+pub(super) fn misspelt_names(variables: &Variables) -> Vec<String> {
+    let mut section = Vec::new();
+    let mut problems = Vec::new();
+    for line in effective::lines(effective::EXAMPLE) {
+        match line {
+            Line::Section(name) => section = name.split('.').map(str::to_owned).collect(),
+            Line::Key { name, .. } => {
+                let right = name_of(&[section.as_slice(), &[name.to_owned()]].concat());
+                let wrong = right.replace("__", "_");
+                if variable(variables, &wrong).is_some() {
+                    problems.push(format!("{wrong}: two underscores stand between the parts: write {right}"));
+                }
+            }
+        }
+    }
+    problems
 }
 
 /// The name of the variable that sets a key.

@@ -227,3 +227,15 @@ fn keys(section: &str) -> std::collections::BTreeSet<String> {
         _ => std::collections::BTreeSet::new(),
     }
 }
+
+#[test]
+fn a_name_with_one_underscore_too_few_is_pointed_out_and_kubernetes_names_are_not() {
+    let variables =
+        [("HUBGATE_STORE_S3_BUCKET", "x"), ("HUBGATE_STORE_SERVICE_HOST", "10.0.0.1"), ("HUBGATE_LOG_FILTER", "")];
+    let expected = "HUBGATE_STORE_S3_BUCKET: two underscores stand between the parts: write HUBGATE_STORE__S3__BUCKET";
+    assert_eq!(problem("", &variables), expected);
+    assert_eq!(
+        problem("", &[("HUBGATE_SPOOL__MAX_SIZE", "banana")]),
+        "HUBGATE_SPOOL__MAX_SIZE: \"banana\" is no size: write 64MiB or 100GB"
+    );
+}

@@ -36,6 +36,9 @@ impl Gateway {
                 }
                 // Policy's no is explained by policy itself.
                 Err(Error::Denied(_)) => {}
+                Err(Error::RepoNotFound(repo)) => {
+                    notes.push(format!("the origin says that there is no {repo}, or none for this gateway's token"));
+                }
                 Err(error) => notes.push(format!("commit not known: {error}")),
             }
         }

@@ -153,7 +153,9 @@ impl Findings {
         if let Err(denial) = rule.check_expiry(&rule.repo, today) {
             self.add(Severity::Error, Some(rule), format!("has expired: {}", denial.reason()));
         } else if let Some(warning) = rule.expiry_warning(today) {
-            self.add(Severity::Warning, Some(rule), warning);
+            // The finding begins with the rule's name already.
+            let text = warning.strip_prefix(&format!("rule {} ", rule.name)).unwrap_or(&warning);
+            self.add(Severity::Warning, Some(rule), text);
         }
     }
 
@@ -255,7 +257,7 @@ mod tests {
                 "policy.toml:6: error: rule r: never speaks: deny acme/*",
             ),
             (more("expires = \"2026-11-23\""), "policy.toml:6: error: rule r: has expired"),
-            (more("expires = \"2026-11-25\""), "policy.toml:6: warning: rule r: rule r ends tomorrow"),
+            (more("expires = \"2026-11-25\""), "policy.toml:6: warning: rule r: ends tomorrow"),
             (
                 more(&format!("[[allow]]\nrepo = \"x/*\"\n{reviewed}")),
                 "policy.toml:13: warning: rule x/*: x/* is an unpinned",

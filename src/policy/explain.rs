@@ -176,7 +176,8 @@ impl Explanation {
         }
 
         let Some(facts) = question.facts else {
-            self.undecided("upstream", "not known yet: neither stored nor asked");
+            let why = if question.notes.is_empty() { "neither stored nor asked" } else { "see the note" };
+            self.undecided("upstream", &format!("not known: {why}"));
             return Ok(());
         };
         let approved = policy.decide_facts(&rule, question.repo, facts, today)?;
@@ -309,7 +310,9 @@ impl fmt::Display for Explanation {
         }
         match (&self.verdict, &self.message) {
             (_, Some(message)) => writeln!(f, "Refused. Clients see: {message}"),
-            (Verdict::Undecided, None) => writeln!(f, "Nothing refuses it so far; the rest is not known yet."),
+            (Verdict::Undecided, None) => {
+                writeln!(f, "Nothing in the policy refuses it so far; the rest depends on what is not known.")
+            }
             (_, None) => writeln!(f, "Allowed."),
         }
     }

@@ -1,6 +1,6 @@
 //! The `[store]` and `[spool]` sections of the configuration, and how a store is built from them.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{fmt, path::PathBuf, sync::Arc};
 
 use bytesize::ByteSize;
 use secrecy::SecretString;
@@ -18,6 +18,19 @@ pub struct StoreConfig {
     pub local: LocalConfig,
     /// For `kind = "s3"`.
     pub s3: S3Config,
+}
+
+/// Where it is, for people: a path, or a bucket at its server.
+impl fmt::Display for StoreConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.kind {
+            StoreKind::Local => write!(f, "{}", self.local.path.display()),
+            StoreKind::S3 => {
+                let S3Config { endpoint, bucket, prefix, .. } = &self.s3;
+                write!(f, "s3://{bucket}/{prefix} at {}", endpoint.as_deref().unwrap_or("AWS"))
+            }
+        }
+    }
 }
 
 /// The kinds of store.

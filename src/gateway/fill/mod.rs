@@ -15,6 +15,7 @@ mod taint;
 mod tests;
 
 use std::{
+    fmt,
     fs::File,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -105,6 +106,19 @@ pub(crate) enum FillEnd {
     Manifest(crate::manifest::Error),
     /// Nobody came back for it, or the process is stopping.
     Abandoned,
+}
+
+impl fmt::Display for FillEnd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Stored(sha256) => write!(f, "stored as {sha256}"),
+            Self::Rejected(sha256) => write!(f, "the origin sent other content: its sha256 is {sha256}"),
+            Self::Origin(error) => write!(f, "{error}"),
+            Self::Store(error) => write!(f, "{error}"),
+            Self::Manifest(error) => write!(f, "{error}"),
+            Self::Abandoned => f.write_str("given up"),
+        }
+    }
 }
 
 /// A fill in progress, shared by its task and its readers.

@@ -48,12 +48,12 @@ impl Fill {
                     tracing::warn!(%sha256, %error, "the taint mark stays; resumes of this file start over");
                 }
             }
-            FillEnd::Abandoned => tracing::info!(key = ?self.key, "fill given up"),
+            FillEnd::Abandoned => tracing::info!(blob = %self.blob, "fill given up"),
             failed => {
                 let given_to = self.peek(|state| state.given_to.iter().cloned().collect::<Vec<_>>().join(" "));
-                tracing::error!(key = ?self.key, end = ?failed, given_to, "fill failed; nothing was stored");
+                tracing::error!(blob = %self.blob, error = %failed, given_to, "fill failed; nothing was stored");
                 if let Err(error) = self.renew_taint().await {
-                    tracing::error!(key = ?self.key, %error, "the taint mark could not be renewed");
+                    tracing::error!(blob = %self.blob, %error, "the taint mark could not be renewed");
                 }
             }
         }

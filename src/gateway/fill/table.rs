@@ -114,10 +114,13 @@ impl Fills {
             BlobId::Git(_) => None,
         };
         let stage = self.store.stage(order.size, announced).await.map_err(|error| match &error.kind {
-            store::ErrorKind::Full(limit) => Error::Busy {
-                why: format!("no room for another transfer: {limit}"),
-                retry_after: Duration::from_secs(10),
-            },
+            store::ErrorKind::Full(limit) => {
+                tracing::warn!(%limit, size = order.size, "no room for another transfer; what is stored is served");
+                Error::Busy {
+                    why: format!("no room for another transfer: {limit}"),
+                    retry_after: Duration::from_secs(10),
+                }
+            }
             _ => error.into(),
         })?;
         let nothing_unverified = order.verified_only

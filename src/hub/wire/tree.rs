@@ -57,7 +57,7 @@ fn unmasked<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Sha256>
 
 /// The origin does not tell us what this file's content is: gated, and our token has no access.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("the origin masks the sha256 of {0:?}: hubgate's own upstream token has no access to this gated repo")]
+#[error("the origin masks the sha256 of {0}: hubgate's own upstream token has no access to this gated repo")]
 pub struct MaskedOid(pub RepoPath);
 
 impl TreeEntry {

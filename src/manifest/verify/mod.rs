@@ -278,7 +278,8 @@ impl Verification {
             blob.recent = hashed.modified >= self.started;
             let (kind, detail) = match (&hashed.digest, blob.expected) {
                 (Ok(digest), _) if *digest != promised => {
-                    (Kind::AlteredBlob, format!("blob {promised} hashes to {digest}"))
+                    let remedy = "moved away and the gateways restarted, it is fetched again";
+                    (Kind::AlteredBlob, format!("blob {promised} hashes to {digest}; {remedy}"))
                 }
                 (Err(problem), _) => (Kind::AlteredBlob, format!("blob {promised} cannot be read: {problem}")),
                 (Ok(_), Some(expected)) if expected != hashed.size => {
@@ -476,7 +477,16 @@ fn of_log(fault: &LogFault) -> Finding {
         LogFault::Altered { writer, .. } => (Kind::AlteredRecord, format!("log of {writer}")),
         LogFault::Unparsable { key, .. } | LogFault::Misplaced { key, .. } => (Kind::Unreadable, key.clone()),
     };
-    finding(kind, name, fault.to_string())
+    let detail = match fault {
+        LogFault::Missing { from, to, .. } => {
+            let which = if from == to { format!("record {from} is") } else { format!("records {from} to {to} are") };
+            format!("{which} missing; only a backup of the store has the lost text")
+        }
+        LogFault::Altered { seq, .. } => format!("record {seq} was altered, or the link to it in the one that follows"),
+        LogFault::Unparsable { line, problem, .. } => format!("line {line}: not a record: {problem}"),
+        LogFault::Misplaced { problem, .. } => problem.clone(),
+    };
+    finding(kind, name, detail)
 }
 
 fn finding(kind: Kind, name: String, detail: String) -> Finding {
