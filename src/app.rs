@@ -109,6 +109,7 @@ impl Core {
 
     /// Waits for what is under way, at most until `deadline`, and for the manifest's last records.
     pub async fn stop(self, deadline: Instant) {
+        self.gateway.give_up_paused();
         self.tasks.close();
         if time::timeout_at(deadline, self.tasks.wait()).await.is_err() {
             warn!(tasks = self.tasks.len(), "the drain time is over; dropping the fills still under way");

@@ -224,6 +224,11 @@ impl Gateway {
         }))
     }
 
+    /// Gives up transfers that nobody reads, so that a stopping process need not wait for them.
+    pub fn give_up_paused(&self) {
+        self.fills.give_up_paused();
+    }
+
     /// What health checks say.
     pub fn health(&self) -> Health {
         let mut degraded = Vec::new();

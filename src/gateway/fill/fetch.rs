@@ -88,6 +88,7 @@ impl Fill {
         tokio::select! {
             () = self.read_again() => Ok(()),
             () = self.unread_for(DROP_AFTER) => Err(FillEnd::Abandoned),
+            () = self.give_up.cancelled() => Err(FillEnd::Abandoned),
         }
     }
 

@@ -28,6 +28,7 @@ use tokio::{
     sync::{OnceCell, watch},
     time::Instant,
 };
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     hub::{BlobId, GitOid, Repo, Sha256},
@@ -137,6 +138,8 @@ pub(crate) struct Fill {
     readers: watch::Sender<Readers>,
     /// Set once the taint mark stands; holds it where it is ours to remove.
     taint: OnceCell<Option<Bytes>>,
+    /// Cancelled when a paused fill's place is wanted by another.
+    give_up: CancellationToken,
 }
 
 struct State {
@@ -220,6 +223,12 @@ impl Fill {
                 return;
             }
         }
+    }
+
+    /// Since when it is paused, if it is: nobody reads, and its origin connection is dropped.
+    fn paused_since(&self) -> Option<Instant> {
+        let readers = *self.readers.borrow();
+        (readers.count == 0 && readers.since.elapsed() >= PAUSE_AFTER).then_some(readers.since)
     }
 
     /// Resolves when somebody reads.

@@ -12,7 +12,7 @@ use tokio::{
     sync::{OnceCell, watch},
     time::Instant,
 };
-use tokio_util::task::TaskTracker;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{Claim, Fill, FillEnd, FillKey, Order, Progress, Readers, State};
 use crate::{
@@ -78,6 +78,17 @@ impl Drop for Landing {
     }
 }
 
+/// Gives up the fill that is paused longest, for another that somebody waits for. A client that breaks off
+/// many downloads must not keep everybody's places.
+fn make_room<'a>(live: impl Iterator<Item = &'a Arc<Fill>>) -> bool {
+    let paused = live.filter(|fill| !fill.give_up.is_cancelled());
+    let paused = paused.filter_map(|fill| Some((fill.paused_since()?, fill)));
+    let Some((_, longest)) = paused.min_by_key(|(since, _)| *since) else { return false };
+    tracing::info!(key = ?longest.key, "a paused fill gives way to another");
+    longest.give_up.cancel();
+    true
+}
+
 /// What [`Fills::join`] found.
 pub(crate) enum Joined {
     /// A fill was begun.
@@ -115,6 +126,7 @@ impl Fills {
         };
         let stage = self.store.stage(order.size, announced).await.map_err(|error| match &error.kind {
             store::ErrorKind::Full(limit) => {
+                make_room(self.live().values());
                 tracing::warn!(%limit, size = order.size, "no room for another transfer; what is stored is served");
                 Error::Busy {
                     why: format!("no room for another transfer: {limit}"),
@@ -145,6 +157,7 @@ impl Fills {
             version: watch::Sender::new(0),
             readers: watch::Sender::new(Readers { count: 0, since: Instant::now() }),
             taint: OnceCell::new(),
+            give_up: CancellationToken::new(),
         });
         {
             let mut live = self.live();
@@ -177,14 +190,22 @@ impl Fills {
 
     fn refuse_past_limits(&self, live: &HashMap<FillKey, Arc<Fill>>, asked_by: &str) -> Result<(), Error> {
         let busy = |why: String| Error::Busy { why, retry_after: Duration::from_secs(5) };
-        if live.len() >= self.config.max_live {
-            return Err(busy(format!("{} transfers are under way (fill.max_live)", live.len())));
+        // One that was given up leaves the table in a moment.
+        let all = || live.values().filter(|fill| !fill.give_up.is_cancelled());
+        if all().count() >= self.config.max_live && !make_room(all()) {
+            return Err(busy(format!("{} transfers are under way (fill.max_live)", all().count())));
         }
-        if live.values().filter(|fill| fill.asked_by == asked_by).count() >= self.config.per_client {
+        let theirs = || all().filter(|fill| fill.asked_by == asked_by);
+        if theirs().count() >= self.config.per_client && !make_room(theirs()) {
             let most = self.config.per_client;
             return Err(busy(format!("{asked_by} has {most} transfers under way (fill.per_client)")));
         }
         Ok(())
+    }
+
+    /// Gives up all paused fills, as when the process is stopping.
+    pub(crate) fn give_up_paused(&self) {
+        while make_room(self.live().values()) {}
     }
 
     /// How many fills are under way.

@@ -440,3 +440,17 @@ async fn a_reader_that_is_held_gets_a_few_bytes_every_three_seconds() {
         first_frame.len()
     );
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_paused_fill_gives_way_to_one_that_somebody_waits_for() {
+    let gate = Arc::new(Semaphore::new(4));
+    let config = FillConfig { max_live: 1, ..FillConfig::default() };
+    let bench = Bench::with(10 * MIB, [], Some(gate), config).await;
+    let paused = bench.begin().await;
+    let other = Sha256::of(b"other");
+    let order = || bench.order_for(BlobId::Sha256(other), FillKey::Sha256(other), "b.bin");
+    assert!(matches!(bench.fills.join(order()).await, Err(Error::Busy { .. })), "it is not paused yet");
+    paused.unread_for(super::PAUSE_AFTER).await;
+    assert!(matches!(bench.fills.join(order()).await, Ok(Joined::Begun(_))));
+    assert!(matches!(paused.ended().await, FillEnd::Abandoned));
+}

@@ -231,7 +231,7 @@ async fn an_altered_record_and_a_removed_batch_are_named_by_writer() {
     ];
     assert_eq!(found(&report), expected);
     assert!(report.findings[0].detail.contains("record 1 "), "{report:?}");
-    assert!(report.findings[1].detail.contains("records 3 to 3 "), "{report:?}");
+    assert!(report.findings[1].detail.contains("record 3 is missing"), "{report:?}");
 }
 
 #[tokio::test]
