@@ -67,7 +67,8 @@ impl Identities {
     }
 
     /// Takes note of what a look-up under `asked` said, if nothing was known; returns what was first seen.
-    /// To be called only once policy has allowed the repo: a refused one leaves no trace here.
+    /// Policy has allowed the name that was asked; the canonical one is put to it after this, so that a renamed
+    /// repo that is then refused has left its identity here.
     pub(crate) async fn first_seen(&self, asked: &Repo, seen: &Identity) -> Result<Arc<Identity>> {
         let mut first = None;
         for name in [&seen.canonical, asked] {
