@@ -20,5 +20,5 @@ rm -f "$DIR"/*.yaml
 mkdir -p "$DIR"
 for file in "$RENDERED"/hubgate/templates/*.yaml; do
   # No Helm stands behind these.
-  sed -e '/^# Source: /d' -e '/helm\.sh\/chart: /d' -e '/managed-by: Helm$/d' -e '1{/^---$/d}' -e 's/ *$//' "$file" > "$DIR/$(basename "$file")"
+  sed -e '/^# Source: /d' -e '/helm\.sh\/chart: /d' -e '/managed-by: Helm$/d' -e '1{/^---$/d}' -e 's/ *$//' -e '${/^ *$/d}' "$file" > "$DIR/$(basename "$file")"
 done
