@@ -23,6 +23,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{error, info, warn};
 
 use crate::{
+    admin::Admin,
     config::Loaded,
     gateway::{Gateway, GatewayConfig},
     http::{Addresses, Edge, EdgeParts, Readiness, Side},
@@ -72,6 +73,8 @@ pub struct Core {
     pub upstream: Arc<Upstream>,
     /// The use cases.
     pub gateway: Gateway,
+    /// What operators change.
+    pub admin: Admin,
     /// Their tasks.
     pub tasks: TaskTracker,
     manifest_tasks: TaskTracker,
@@ -93,6 +96,7 @@ impl Core {
         let store =
             store::build(&config.store, &config.spool, writer.as_str()).await.map_err(|error| store_error(&error))?;
         let (manifest_tasks, manifest_stop) = (TaskTracker::new(), CancellationToken::new());
+        let admin = Admin::new(store.clone(), writer.clone());
         let manifest = Manifest::start(store.clone(), writer, &manifest_tasks, manifest_stop.clone());
         let tasks = TaskTracker::new();
         let gateway_config = GatewayConfig {
@@ -104,7 +108,7 @@ impl Core {
         };
         let gateway =
             Gateway::new(gateway_config, store.clone(), policy.clone(), upstream.clone(), manifest.clone(), &tasks);
-        Ok(Self { store, policy, upstream, gateway, tasks, manifest_tasks, manifest_stop })
+        Ok(Self { store, policy, upstream, gateway, admin, tasks, manifest_tasks, manifest_stop })
     }
 
     /// Waits for what is under way, at most until `deadline`, and for the manifest's last records.
@@ -146,6 +150,8 @@ impl App {
         let readiness = Arc::new(Readiness::default());
         let parts = EdgeParts {
             gateway: core.gateway.clone(),
+            admin: core.admin.clone(),
+            policy: core.policy.clone(),
             auth: config.auth.clone(),
             addresses,
             refusal: config.policy.refusal,

@@ -7,6 +7,7 @@ mod healthcheck;
 mod manifest;
 mod policy;
 mod store;
+mod token;
 
 use std::{path::PathBuf, process::ExitCode, str::FromStr};
 
@@ -68,6 +69,9 @@ enum Command {
     /// What is known of commits.
     #[command(subcommand)]
     Snapshot(store::SnapshotCommand),
+    /// Tokens of clients and admins.
+    #[command(subcommand)]
+    Token(token::TokenCommand),
 }
 
 /// `REPO[@REV]`.
@@ -157,6 +161,10 @@ pub fn run() -> ExitCode {
 
 impl Cli {
     fn run(self) -> Done {
+        // Needs no configuration: what it prints goes into one.
+        if let Command::Token(command) = &self.command {
+            return token::run(command);
+        }
         let mut flags = self.sources.set;
         if let Command::Serve(ServeArgs { listen: Some(listen) }) = &self.command {
             flags.push(("server.listen".into(), listen.clone()));
@@ -170,6 +178,7 @@ impl Cli {
             Command::Manifest(command) => manifest::run(&loaded, &command),
             Command::Verify(args) => store::verify(&loaded, &args),
             Command::Snapshot(command) => store::snapshot(&loaded, &command),
+            Command::Token(command) => token::run(&command),
         }
     }
 }

@@ -1,5 +1,6 @@
 //! hubgate: a read-through caching gateway for the Hugging Face Hub that can prove what it served.
 
+pub mod admin;
 pub mod app;
 pub mod cli;
 pub mod config;

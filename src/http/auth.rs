@@ -42,6 +42,21 @@ impl AuthConfig {
         if names.iter().any(|name| name.is_empty() || !name.bytes().all(|byte| byte.is_ascii_graphic())) {
             return Err("auth.clients: a name is printable ASCII without blanks, since it stands in logs".into());
         }
+        let mut admins: Vec<&str> = self.admins.iter().map(|admin| &*admin.name).collect();
+        admins.sort_unstable();
+        if let Some((twice, _)) = admins.iter().zip(admins.iter().skip(1)).find(|(one, next)| one == next) {
+            return Err(format!("auth.admins: {twice:?} stands there twice: give each admin a name of its own"));
+        }
+        if admins.iter().any(|name| name.is_empty() || !name.bytes().all(|byte| byte.is_ascii_graphic())) {
+            return Err("auth.admins: a name is printable ASCII without blanks, since the audit shows it".into());
+        }
+        let mut tokens: Vec<&Sha256> = self.admins.iter().map(|admin| &admin.token_sha256).collect();
+        tokens.sort_unstable();
+        if tokens.iter().zip(tokens.iter().skip(1)).any(|(one, next)| one == next) {
+            return Err(
+                "auth.admins: two admins have one token: make each a token of its own (hubgate token new)".into()
+            );
+        }
         if !self.anonymous && self.clients.is_empty() {
             return Err("auth.anonymous: false serves nobody while auth.clients is empty: name the clients".into());
         }
@@ -71,7 +86,51 @@ pub struct KnownAdmin {
     pub token_sha256: Sha256,
     /// What it may do.
     #[serde(default)]
-    pub scopes: Vec<String>,
+    pub scopes: Vec<Scope>,
+}
+
+/// What an operator may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Scope {
+    /// Ask for a repo to be approved.
+    Request,
+    /// Say yes or no to that; ask upstream about such a repo.
+    Approve,
+    /// Run the gateway: reload, preseed, withdraw.
+    Operate,
+    /// Read everything: what is stored, the manifest, the audit log.
+    Audit,
+}
+
+impl Scope {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Request, Self::Approve, Self::Operate, Self::Audit];
+
+    /// Its name in the configuration.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Request => "request",
+            Self::Approve => "approve",
+            Self::Operate => "operate",
+            Self::Audit => "audit",
+        }
+    }
+}
+
+impl std::fmt::Display for Scope {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl std::str::FromStr for Scope {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let found = Self::ALL.into_iter().find(|scope| scope.as_str() == text);
+        found.ok_or_else(|| format!("{text:?} is no scope: write request, approve, operate or audit"))
+    }
 }
 
 fn shared<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Arc<str>, D::Error> {
@@ -82,6 +141,7 @@ fn shared<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Arc<str>,
 #[derive(Debug, Clone)]
 pub(super) struct Auth {
     clients: Vec<KnownClient>,
+    admins: Vec<KnownAdmin>,
     anonymous: bool,
 }
 
@@ -98,7 +158,7 @@ pub(super) enum Caller {
 
 impl Auth {
     pub(super) fn new(config: &AuthConfig) -> Self {
-        Self { clients: config.clients.clone(), anonymous: config.anonymous }
+        Self { clients: config.clients.clone(), admins: config.admins.clone(), anonymous: config.anonymous }
     }
 
     pub(super) fn caller(&self, headers: &HeaderMap) -> Caller {
@@ -110,19 +170,30 @@ impl Auth {
         }
     }
 
-    /// Looks at every token to its last byte, so that the time taken tells nothing.
     fn known(&self, token: &[u8]) -> Option<Arc<str>> {
-        let asked = Sha256::of(token);
-        let mut found = None;
-        for client in &self.clients {
-            let pairs = asked.as_bytes().iter().zip(client.token_sha256.as_bytes());
-            let difference = pairs.fold(0, |difference, (a, b)| difference | (a ^ b));
-            if std::hint::black_box(difference) == 0 {
-                found = Some(&client.name);
-            }
-        }
-        found.cloned()
+        let tokens = self.clients.iter().map(|client| (&client.token_sha256, client));
+        holder(token, tokens).map(|client| client.name.clone())
     }
+
+    /// The operator whose token this is.
+    pub(super) fn admin(&self, headers: &HeaderMap) -> Option<&KnownAdmin> {
+        let tokens = self.admins.iter().map(|admin| (&admin.token_sha256, admin));
+        holder(bearer(headers)?, tokens)
+    }
+}
+
+/// Whose token it is. Looks at every one to its last byte, so that the time taken tells nothing.
+fn holder<'k, T>(token: &[u8], known: impl Iterator<Item = (&'k Sha256, &'k T)>) -> Option<&'k T> {
+    let asked = Sha256::of(token);
+    let mut found = None;
+    for (sha256, holder) in known {
+        let pairs = asked.as_bytes().iter().zip(sha256.as_bytes());
+        let difference = pairs.fold(0, |difference, (a, b)| difference | (a ^ b));
+        if std::hint::black_box(difference) == 0 {
+            found = Some(holder);
+        }
+    }
+    found
 }
 
 /// The token of `Authorization: Bearer TOKEN`.
@@ -155,6 +226,35 @@ mod tests {
         for other in [None, Some("Bearer hf_hubs_own"), Some("Bearer "), Some("Basic hg_one"), Some("hg_one")] {
             assert_eq!(caller(true, other), Caller::Anonymous, "{other:?}");
             assert_eq!(caller(false, other), Caller::Refused, "{other:?}");
+        }
+    }
+
+    #[test]
+    fn an_admin_is_known_by_its_own_token_alone() {
+        let admin = |name: &str, token: &str| KnownAdmin {
+            name: name.into(),
+            token_sha256: Sha256::of(token.as_bytes()),
+            scopes: vec![Scope::Audit],
+        };
+        let config = AuthConfig { admins: vec![admin("alice", "hg_a"), admin("bob", "hg_b")], ..AuthConfig::default() };
+        assert_eq!(config.check(), Ok(()));
+        let auth = Auth::new(&config);
+        let name = |authorization: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::AUTHORIZATION, authorization.parse().unwrap());
+            auth.admin(&headers).map(|admin| admin.name.to_string())
+        };
+        assert_eq!(name("Bearer hg_b").as_deref(), Some("bob"));
+        for other in ["Bearer hg_c", "Bearer ", "Basic hg_a", "hg_a"] {
+            assert_eq!(name(other), None, "{other}");
+        }
+        assert_eq!(auth.admin(&HeaderMap::new()).map(|admin| &*admin.name), None);
+        for (twice, complaint) in
+            [(admin("alice", "hg_c"), "stands there twice"), (admin("carol", "hg_a"), "two admins have one token")]
+        {
+            let admins = [config.admins.clone(), vec![twice]].concat();
+            let problem = AuthConfig { admins, ..AuthConfig::default() }.check().unwrap_err();
+            assert!(problem.contains(complaint), "{problem}");
         }
     }
 }

@@ -12,6 +12,7 @@ use tracing::{error, warn};
 
 use super::{
     Payload, Shared,
+    admin::Problem,
     layers::{Outcome, Visit},
 };
 use crate::{
@@ -223,15 +224,56 @@ fn log(error: &Error, visit: &Visit) {
         Error::Upstream(_) | Error::Insane(_) | Error::Integrity { .. } => "upstream",
         Error::Store(_) | Error::Manifest(_) => "store",
     };
+    let text = causes(error);
+    let repo = visit.repo.as_ref().map(tracing::field::display);
+    let path = visit.path.as_ref().map(tracing::field::display);
+    warn!(fault, repo, path, request_id = visit.id.to_str().unwrap_or("-"), error = text, "a request failed");
+}
+
+/// An error with all beneath it, in one line.
+fn causes(error: &Error) -> String {
     let mut text = error.to_string();
     let mut cause = std::error::Error::source(error);
     while let Some(beneath) = cause {
         let _ = write!(text, ": {beneath}");
         cause = beneath.source();
     }
-    let repo = visit.repo.as_ref().map(tracing::field::display);
-    let path = visit.path.as_ref().map(tracing::field::display);
-    warn!(fault, repo, path, request_id = visit.id.to_str().unwrap_or("-"), error = text, "a request failed");
+    text
+}
+
+/// What an operator sees of a problem.
+pub(super) struct AdminFace {
+    pub(super) status: StatusCode,
+    /// A stable word for programs.
+    pub(super) code: &'static str,
+    pub(super) message: String,
+    pub(super) retry_after: Option<Duration>,
+}
+
+/// The admin API's part of the table.
+pub(super) fn admin(problem: &Problem) -> AdminFace {
+    let (status, code) = match problem {
+        Problem::NoToken => (StatusCode::UNAUTHORIZED, "no_token"),
+        Problem::MissingScope { .. } => (StatusCode::FORBIDDEN, "missing_scope"),
+        Problem::NoSuchPage => (StatusCode::NOT_FOUND, "no_such_page"),
+        Problem::WrongMethod => (StatusCode::METHOD_NOT_ALLOWED, "wrong_method"),
+        Problem::NotFound(_) => (StatusCode::NOT_FOUND, "not_found"),
+        Problem::Malformed(_) => (StatusCode::BAD_REQUEST, "malformed"),
+        Problem::TooLarge(_) => (StatusCode::PAYLOAD_TOO_LARGE, "too_large"),
+        Problem::TooSlow(_) => (StatusCode::REQUEST_TIMEOUT, "too_slow"),
+        Problem::Invalid(_) => (StatusCode::UNPROCESSABLE_ENTITY, "invalid"),
+        Problem::Conflict(_) => (StatusCode::CONFLICT, "conflict"),
+        Problem::Gateway(error) => {
+            let form = Form { refusal: RefusalForm::Plain, client: ClientKind::of(None), api: true, get: false };
+            let face = face(error.clone(), &form);
+            if face.status.is_server_error() {
+                warn!(error = causes(error), "a request of the admin API failed");
+            }
+            let code = if face.refusal.is_some() { "refused" } else { "failed" };
+            return AdminFace { status: face.status, code, message: face.message, retry_after: face.retry_after };
+        }
+    };
+    AdminFace { status, code, message: problem.message(), retry_after: None }
 }
 
 /// A URL that means a read and has a malformed part. The gateway has said yes to the repo, where there is one.

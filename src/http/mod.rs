@@ -3,7 +3,8 @@
 //! | path | answered by | on |
 //! |---|---|---|
 //! | `/-/livez`, `/-/readyz` | [`own`] | both listeners |
-//! | everything else below `/-/` | [`own`] | the admin listener, or the public one where there is no other |
+//! | `/-/admin/v1/...` | [`admin`] | the admin listener, or the public one where there is no other |
+//! | everything else below `/-/` | [`own`] | the same |
 //! | everything else, also below the prefix of `public_url` | [`hub`] | the public listener |
 //!
 //! Around every request, from the outside in: the connection's limits ([`crate::server`]), request id and
@@ -14,6 +15,7 @@
 //! paths or decodes before splitting: all three break clients (PROTOCOL section 16).
 
 mod address;
+mod admin;
 mod api;
 mod auth;
 mod error;
@@ -36,14 +38,15 @@ use http_body::Body;
 use tower::ServiceExt as _;
 
 pub use address::{AddressError, Addresses};
-pub use auth::{AuthConfig, KnownAdmin, KnownClient};
+pub use auth::{AuthConfig, KnownAdmin, KnownClient, Scope};
 pub use layers::Counted;
 pub use own::Readiness;
 pub use payload::Payload;
 
 use crate::{
+    admin::Admin,
     gateway::{Asker, Gateway},
-    policy::RefusalForm,
+    policy::{PolicyHandle, RefusalForm},
     server::{Handle, Peer},
     telemetry::AccessLog,
 };
@@ -56,6 +59,10 @@ use layers::{Outcome, RequestIds, Visit};
 pub struct EdgeParts {
     /// What answers the Hub's questions.
     pub gateway: Gateway,
+    /// What operators change.
+    pub admin: Admin,
+    /// The policy in force.
+    pub policy: Arc<PolicyHandle>,
     /// `[auth]`.
     pub auth: AuthConfig,
     /// `server.public_url` and `server.trusted_proxies`.
@@ -107,7 +114,8 @@ struct Ask<'r> {
 impl Edge {
     /// The edge of one listener.
     pub fn new(parts: EdgeParts, side: Side) -> Self {
-        let own = own::router(parts.gateway.clone(), parts.readiness, side);
+        let control = admin::Control { gateway: parts.gateway.clone(), admin: parts.admin, policy: parts.policy };
+        let own = own::router(control, parts.readiness, side);
         let shared = Shared {
             gateway: parts.gateway,
             auth: Auth::new(&parts.auth),
@@ -162,7 +170,7 @@ impl Edge {
     {
         let path = self.shared.addresses.inside(parts.uri.path());
         if own::is_own(path) {
-            return Box::pin(self.own_route(path, parts, body)).await;
+            return Box::pin(self.own_route(path, parts, body, visit)).await;
         }
         if self.side == Side::Admin {
             return error::no_such_page(false);
@@ -182,7 +190,7 @@ impl Edge {
         self.shared.hub(&ask, path, body, visit).await
     }
 
-    async fn own_route<B>(&self, path: &str, parts: &Parts, body: B) -> Response<Payload>
+    async fn own_route<B>(&self, path: &str, parts: &Parts, body: B, visit: &mut Visit) -> Response<Payload>
     where
         B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send + 'static,
     {
@@ -190,6 +198,18 @@ impl Edge {
         let query = parts.uri.query().map_or_else(String::new, |query| format!("?{query}"));
         if let Ok(uri) = format!("/{}{query}", path.trim_start_matches('/')).parse() {
             *request.uri_mut() = uri;
+        }
+        if own::is_admins(path) {
+            visit.route = "admin";
+            if let Some(known) = self.shared.auth.admin(&parts.headers) {
+                visit.client = Some(known.name.clone());
+                request.extensions_mut().insert(admin::Operator {
+                    name: known.name.clone(),
+                    scopes: known.scopes.clone(),
+                    address: visit.address,
+                    request_id: visit.id.to_str().unwrap_or("-").to_owned(),
+                });
+            }
         }
         let response = match self.own.clone().oneshot(request).await {
             Ok(response) => response,

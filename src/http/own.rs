@@ -14,7 +14,7 @@ use axum::{
 use http::{StatusCode, header};
 use serde_json::json;
 
-use super::Side;
+use super::{Side, admin};
 use crate::gateway::Gateway;
 
 /// Whether this process should be sent requests.
@@ -48,13 +48,18 @@ pub(super) fn is_own(path: &str) -> bool {
     inside == "-" || inside.starts_with("-/")
 }
 
+/// Whether it is the admin API's, and so about an operator.
+pub(super) fn is_admins(path: &str) -> bool {
+    path.trim_start_matches('/').starts_with("-/admin/")
+}
+
 /// The table of our routes.
-pub(super) fn router(gateway: Gateway, readiness: Arc<Readiness>, side: Side) -> Router {
+pub(super) fn router(control: admin::Control, readiness: Arc<Readiness>, side: Side) -> Router {
+    let gateway = control.gateway.clone();
     let health = Router::new().route("/-/livez", get(livez)).route("/-/readyz", get(readyz));
     let routes = match side {
         Side::Public => health,
-        // The room of what comes: the admin API and, over it, the UI.
-        Side::Both | Side::Admin => health.nest("/-/admin/v1", Router::new().fallback(unknown)),
+        Side::Both | Side::Admin => health.nest_service(admin::ROOT, admin::router(control)),
     };
     routes.fallback(unknown).with_state(Own { gateway, readiness })
 }

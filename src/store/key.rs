@@ -88,6 +88,11 @@ impl Key {
         Self(format!("uploads/{writer}/probe"))
     }
 
+    /// One entry of the audit log. `day` is `YYYY-MM-DD`, so that keys are in the order of days.
+    pub fn audit(day: &str, writer: &str, seq: u64) -> Self {
+        Self(format!("audit/{day}/{writer}/{seq:020}.json"))
+    }
+
     /// The repo whose identity this is; `None` for any other key.
     pub fn identified(&self) -> Option<Repo> {
         let (kind, segment) = self.0.strip_prefix("repos/")?.strip_suffix(".json")?.split_once('/')?;
@@ -155,6 +160,11 @@ impl Prefix {
     /// All intents of uploads.
     pub fn uploads() -> Self {
         Self("uploads/".into())
+    }
+
+    /// The whole audit log.
+    pub fn audit() -> Self {
+        Self("audit/".into())
     }
 
     /// The text; empty or ending in `/`.

@@ -128,3 +128,25 @@ async fn a_model_comes_in_and_the_program_tells_of_it() {
     assert_eq!(code, 1, "{said}");
     assert!(report["findings"].to_string().contains(&sha256), "{said}");
 }
+
+#[test]
+fn a_new_token_is_printed_once_with_the_line_that_lets_it_in() {
+    let folder = tempfile::tempdir().unwrap();
+    let (code, said, _) = ran(folder.path(), &["token", "new", "alice", "--scopes", "request,audit", "--json"]);
+    let said: serde_json::Value = serde_json::from_str(&said).unwrap();
+    let token = said["token"].as_str().unwrap();
+    assert!(token.starts_with("hg_") && token.len() >= 64, "{token}");
+    let sha256 = hubgate::hub::Sha256::of(token.as_bytes()).to_string();
+    assert_eq!((code, said["token_sha256"].as_str()), (0, Some(sha256.as_str())));
+    let config = format!("[auth]\n{}\n", said["config"].as_str().unwrap());
+    assert!(config.contains("name = \"alice\"") && config.contains(r#"scopes = ["request", "audit"]"#), "{config}");
+    std::fs::write(folder.path().join("config.toml"), config).unwrap();
+    let (code, said, complaint) = ran(folder.path(), &["check-config"]);
+    assert_eq!(code, 0, "{complaint}");
+    assert!(!said.contains(&sha256), "{said}");
+    let (code, said, _) = ran(folder.path(), &["token", "new", "bob"]);
+    assert!(code == 0 && said.contains("[auth]\nadmins = [{ name = \"bob\""), "{said}");
+    for bad in [&["token", "new", "a b"][..], &["token", "new", "x", "--scopes", "read"]] {
+        assert_eq!(ran(folder.path(), bad).0, 2, "{bad:?}");
+    }
+}

@@ -90,7 +90,7 @@ async fn a_second_listener_takes_our_own_pages_and_nothing_of_the_hubs() {
     let on_admin = async |path: &str| asking::ask(admin, Method::GET, path, &[], "").await;
     assert_eq!(on_admin("/-/readyz").await.status, 200);
     assert_eq!(on_admin("/api/models/acme/tiny").await.status, 404);
-    assert_eq!(on_admin("/-/admin/v1/x").await.json()["error"], "hubgate has no such page");
+    assert_eq!(on_admin("/-/admin/v1/x").await.json()["error"]["code"], "no_such_page");
     assert_eq!(gateway.get("/-/livez").await.status, 200);
     assert_eq!(gateway.get("/api/models/acme/tiny").await.status, 200);
 }
