@@ -17,6 +17,9 @@ use crate::{
 /// How long a client waits for a look at a revision whose last commit is known.
 const PATIENCE: Duration = Duration::from_secs(3);
 
+/// How long a job does, which wants the newest.
+const JOB_PATIENCE: Duration = Duration::from_mins(20);
+
 /// How many refs' histories are searched for a commit.
 const MAX_HISTORIES: usize = 20;
 
@@ -106,7 +109,8 @@ impl Gateway {
         if self.upstream_is_out() {
             return Ok(self.resolved(last, revision, true).await);
         }
-        let error = match tokio::time::timeout(PATIENCE, self.look(asker, asked, revision)).await {
+        let patience = if asker.background { JOB_PATIENCE } else { PATIENCE };
+        let error = match tokio::time::timeout(patience, self.look(asker, asked, revision)).await {
             Ok(Ok(looked)) => return Ok(self.resolved(looked, revision, false).await),
             // Slow: the look goes on behind this answer.
             Err(_) => {

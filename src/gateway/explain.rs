@@ -133,4 +133,9 @@ impl Asker {
     pub fn operator(name: &str) -> Self {
         Self { address: std::net::Ipv4Addr::LOCALHOST.into(), name: Some(Arc::from(name)), background: false }
     }
+
+    /// A job that can wait, under its name in logs, limits and the manifest.
+    pub fn job(name: &str) -> Self {
+        Self { background: true, ..Self::operator(name) }
+    }
 }

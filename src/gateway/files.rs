@@ -33,7 +33,7 @@ impl Gateway {
         self.by(answer_by, self.locate_unhurried(asker, asked, revision, path, answer_by)).await
     }
 
-    async fn locate_unhurried(
+    pub(super) async fn locate_unhurried(
         &self,
         asker: &Asker,
         asked: &Repo,
@@ -180,8 +180,8 @@ impl Gateway {
     }
 
     /// Content that is here under another repo or revision is recorded for this file too, and not fetched.
-    async fn adopt(&self, asker: &Asker, file: &File) -> Result<Option<Arc<Entry>>> {
-        let Some(sha256) = self.known_sha256(file).await? else { return Ok(None) };
+    pub(super) async fn adopt(&self, asker: &Asker, file: &File) -> Result<Option<Arc<Entry>>> {
+        let Some(sha256) = self.known_sha256(&file.repo, &file.blob).await? else { return Ok(None) };
         let found = self.store.head(&Key::blob(&sha256)).await?;
         let Some(ObjectMeta { size, .. }) = found else { return Ok(None) };
         if size != file.size {
@@ -195,23 +195,24 @@ impl Gateway {
     }
 
     /// The content's sha256: announced, or known since a git file of the same id was verified.
-    async fn known_sha256(&self, file: &File) -> Result<Option<Sha256>> {
-        match file.blob {
-            BlobId::Sha256(sha256) => Ok(Some(sha256)),
+    pub(super) async fn known_sha256(&self, repo: &Repo, blob: &BlobId) -> Result<Option<Sha256>> {
+        match blob {
+            BlobId::Sha256(sha256) => Ok(Some(*sha256)),
             BlobId::Git(oid) => {
-                let body = self.store.get(&Key::oid(&file.repo, &oid), MAX_OID_BYTES).await?;
+                let body = self.store.get(&Key::oid(repo, oid), MAX_OID_BYTES).await?;
                 Ok(body.and_then(|body| std::str::from_utf8(&body).ok()?.trim().parse().ok()))
             }
         }
     }
 
-    fn order(&self, asker: &Asker, file: &File) -> Order {
+    pub(super) fn order(&self, asker: &Asker, file: &File) -> Order {
         let (key, announced) = match file.blob {
             BlobId::Sha256(sha256) => (FillKey::Sha256(sha256), sha256),
             // Filled in when the content is verified.
             BlobId::Git(oid) => (FillKey::Git(file.repo.clone(), oid), Sha256::of(b"")),
         };
         let (asked_by, origin) = (asker.label(), self.upstream.endpoint_host());
+        let origin_file = self.upstream.file(&file.repo, file.commit, &file.path);
         let record = file.grant.record(&file.path, file.size, file.blob, announced, asked_by.clone(), origin);
         Order {
             key,
@@ -220,8 +221,9 @@ impl Gateway {
             verified_only: file.grant.approved.rule.ranges == Ranges::Verified,
             policy: file.grant.policy.clone(),
             record,
-            origin: Arc::new(HubFile::new(self.upstream.file(&file.repo, file.commit, &file.path))),
+            origin: Arc::new(HubFile::new(origin_file.for_purpose(asker.purpose()))),
             asked_by,
+            background: asker.background,
         }
     }
 

@@ -9,7 +9,7 @@ use crate::{
 };
 
 /// A commit of a repo that policy lets through, as decided by one state of the policy.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Grant {
     /// The decision.
     pub(crate) approved: Approved,
@@ -34,6 +34,16 @@ impl Grant {
         self.approved.commit
     }
 
+    /// The licence as the manifest has it.
+    pub(crate) fn licence(&self) -> String {
+        self.approved.license.ids.iter().map(ToString::to_string).collect::<Vec<_>>().join(" AND ")
+    }
+
+    /// The same decision, for whoever asked by this revision.
+    pub(crate) fn asked_as(&self, revision: &Revision) -> Self {
+        Self { revision: revision.clone(), ..self.clone() }
+    }
+
     /// The record of a file of this commit being stored. `sha256` may still be unknown (a git file before
     /// it was fetched); the fill fills it in.
     pub(crate) fn record(
@@ -56,7 +66,7 @@ impl Grant {
             size,
             sha256,
             etag: blob,
-            licence: Some(self.approved.license.ids.iter().map(ToString::to_string).collect::<Vec<_>>().join(" AND ")),
+            licence: Some(self.licence()),
             licence_from: Some(self.approved.license.source.to_string()),
             rule: Some(rule.name.clone()),
             approved_by: rule.approved_by.clone(),

@@ -14,6 +14,7 @@ mod grant;
 mod identity;
 mod limits;
 mod listing;
+mod mirror;
 mod origin;
 mod refs;
 mod snapshot;
@@ -28,21 +29,27 @@ use std::{
 };
 
 use moka::future::Cache;
-use tokio::{sync::Semaphore, time::Instant};
-use tokio_util::task::TaskTracker;
+use tokio::{
+    sync::{Semaphore, broadcast},
+    time::Instant,
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use answer::{Asker, Body, BodyError, Cached, File, Listing, Located, Opened, RepoFacts};
 pub use commit::Resolved;
 pub use error::{Error, Refusal};
 pub use fill::FillConfig;
 pub use limits::{ClientLimits, LimitsConfig};
+pub use mirror::{
+    Completed, CompletedFile, Completions, Fetched, FileProgress, FileState, Plan, Planned, PlannedFile, Sum, Sums,
+};
 pub use snapshot::StoredSnapshots;
 
 use crate::{
     hub::{self, Commit, CommitInfo, Repo, RepoInfo, RepoPath, Revision, Sha256, TreeNode},
-    manifest::Manifest,
+    manifest::{Manifest, WriterId},
     policy::PolicyHandle,
-    store::Store,
+    store::{DryRun, Store},
     upstream::{self, OnGone, Upstream},
 };
 use fill::Fills;
@@ -139,6 +146,8 @@ pub struct Parts {
     ref_lists: Cache<(Repo, bool), Arc<hub::Refs>>,
     commit_lists: Cache<(Repo, Commit), Arc<Vec<CommitInfo>>>,
     outage: Mutex<Option<Instant>>,
+    /// What jobs have brought in whole.
+    completed: broadcast::Sender<Arc<Completed>>,
 }
 
 impl Deref for Gateway {
@@ -216,12 +225,22 @@ impl Gateway {
             ref_lists: weighed(listing::REFS_TTL),
             commit_lists: weighed(listing::REFS_TTL),
             outage: Mutex::default(),
+            completed: broadcast::Sender::new(mirror::COMPLETED_UNHEARD),
             config,
             store,
             policy,
             upstream,
             manifest,
         }))
+    }
+
+    /// A gateway that answers the same and writes nothing: what it learns is forgotten with it.
+    #[must_use]
+    pub fn dry_run(&self) -> Self {
+        let (tasks, store) = (TaskTracker::new(), Arc::new(DryRun::over(Some(self.store.clone()))));
+        // Its chain of records ends with it, and is never written to.
+        let manifest = Manifest::start(store.clone(), WriterId::new(), &tasks, CancellationToken::new());
+        Self::new(self.config.clone(), store, self.policy.clone(), self.upstream.clone(), manifest, &tasks)
     }
 
     /// Gives up transfers that nobody reads, so that a stopping process need not wait for them.

@@ -28,4 +28,8 @@ impl Origin for HubFile {
         let open_ended = range.end == total;
         Ok(self.0.open(range, total, open_ended).await?.boxed())
     }
+
+    fn hurry(&self) {
+        self.0.hurry();
+    }
 }

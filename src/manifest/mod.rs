@@ -25,11 +25,11 @@ use std::{collections::HashSet, sync::Arc};
 
 use bytes::Bytes;
 use futures_util::stream::BoxStream;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{broadcast, mpsc, oneshot};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    hub::{Commit, Repo, RepoPath, Sha256},
+    hub::{Commit, Repo, RepoPath, Revision, Sha256},
     store::{self, Key, PutMode, Store},
 };
 
@@ -43,6 +43,9 @@ pub type Result<T> = std::result::Result<T, Error>;
 
 /// How many records may wait to be written; a caller beyond them waits its turn.
 const QUEUED_RECORDS: usize = 1024;
+
+/// How many stored files a listener may lag behind before it misses some.
+const STORED_UNHEARD: usize = 4096;
 
 /// What can go wrong with the manifest. It can be cloned since a failed batch has many waiters.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -83,6 +86,18 @@ pub struct Manifest {
     index: index::Index,
     store: Arc<dyn Store>,
     policies: Arc<tokio::sync::Mutex<HashSet<Sha256>>>,
+    stored: broadcast::Sender<StoredFile>,
+}
+
+/// A file of this commit was recorded as stored.
+#[derive(Debug, Clone)]
+pub struct StoredFile {
+    /// The repo under its canonical name.
+    pub repo: Repo,
+    /// The commit.
+    pub commit: Commit,
+    /// The revision under which it was asked for, where somebody asked.
+    pub revision: Option<Revision>,
 }
 
 impl Manifest {
@@ -93,7 +108,8 @@ impl Manifest {
         let (queue, waiting) = mpsc::channel(QUEUED_RECORDS);
         let chain = chain::Chain::new(writer.clone(), store.clone(), index.clone(), tracker.clone());
         tracker.spawn(chain.run(waiting, shutdown));
-        Self { writer, queue, index, store, policies: Arc::default() }
+        let stored = broadcast::Sender::new(STORED_UNHEARD);
+        Self { writer, queue, index, store, policies: Arc::default(), stored }
     }
 
     /// The name of this process's chain.
@@ -109,9 +125,23 @@ impl Manifest {
     pub async fn record_stored(&self, mut fact: NewRecord) -> Result<Arc<Entry>> {
         fact.what = What::Stored;
         let entry = Arc::new(Entry::of(&fact));
+        let heard = (self.stored.receiver_count() > 0).then(|| StoredFile {
+            repo: fact.repo.clone(),
+            commit: fact.commit,
+            revision: fact.revision.clone(),
+        });
         self.append(fact).await?;
         self.index.remember(entry.clone()).await;
+        if let Some(heard) = heard {
+            // An error means that nobody listens any more.
+            let _ = self.stored.send(heard);
+        }
         Ok(entry)
+    }
+
+    /// Every file that this process records as stored from now on.
+    pub fn stored_files(&self) -> broadcast::Receiver<StoredFile> {
+        self.stored.subscribe()
     }
 
     /// Records that a file was evicted or withdrawn, and removes its index entry. Delete the blob after this

@@ -8,6 +8,7 @@ use time::Date;
 
 use super::{
     license_id::LicenseId,
+    mirror::Mirror,
     pattern::is_literal,
     rule::Rule,
     set::{DenyRule, PolicySet},
@@ -70,6 +71,9 @@ pub fn check(policy: &PolicySet, today: Date, known: Option<&[Repo]>) -> Vec<Fin
     }
     for deny in &policy.denies {
         findings.of_deny(deny);
+    }
+    for mirror in &policy.mirrors {
+        findings.of_mirror(policy, mirror, today);
     }
     if let Some(known) = known {
         findings.of_use(policy, known);
@@ -195,6 +199,27 @@ impl Findings {
                 place: deny.source.clone(),
                 rule: Some(deny.name.clone()),
                 text: format!("denies ids of one label only; for all repos of an owner write \"{}/*\"", deny.repo),
+            });
+        }
+    }
+
+    /// Entries of the mirror list that `hubgate sync` will refuse.
+    fn of_mirror(&mut self, policy: &PolicySet, mirror: &Mirror, today: Date) {
+        let repo = &mirror.repo;
+        let refused = match policy.decide_repo(repo, today) {
+            Err(denial) => vec![(repo.to_string(), denial)],
+            Ok(rule) => mirror
+                .revisions
+                .iter()
+                .filter_map(|revision| Some((format!("{repo}@{revision}"), rule.decide_revision(revision).err()?)))
+                .collect(),
+        };
+        for (name, denial) in refused {
+            self.0.push(Finding {
+                severity: Severity::Warning,
+                place: mirror.source.clone(),
+                rule: None,
+                text: format!("mirror {name}: sync will refuse it: {}", denial.reason()),
             });
         }
     }

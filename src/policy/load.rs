@@ -198,6 +198,12 @@ mod tests {
             repo = "*/*-uncensored"
             kind = "model"
             reason = "Content policy 4.2"
+            [[mirror]]
+            repo = "org/name"
+            kind = "dataset"
+            revisions = ["main"]
+            include = ["*.parquet"]
+            exclude = ["old/"]
             "#,
         )])
         .unwrap();
@@ -249,6 +255,19 @@ mod tests {
             ("[[deny]]\nrepo = \"a/[\"\nreason = \"\"".into(), "x.toml:2: repo = \"a/[\": not a glob"),
             ("[licenses]\nallow = [\"mit\", \"other\"]".into(), "x.toml:2: licenses.allow = \"other\": names no"),
             ("[files]\ndeny = [\"!x\"]".into(), "x.toml:2: files.deny = \"!x\": patterns are not negated"),
+            ("[[mirror]]\nrepo = \"a/*\"".into(), "x.toml:2: repo = \"a/*\": an entry names one repo"),
+            ("[[mirror]]\nrepo = \"a/b/c\"".into(), "x.toml:2: repo = \"a/b/c\": a repo id is `name` or `org/name`"),
+            (
+                "[[mirror]]\nrepo = \"datasets/a/b\"\nkind = \"space\"".into(),
+                "x.toml:3: kind = \"space\": repo says another kind",
+            ),
+            ("[[mirror]]\nrepo = \"a/b\"\nrevisions = []".into(), "x.toml:3: revisions = []: names no revision"),
+            ("[[mirror]]\nrepo = \"a/b\"\nrevisions = [\"a b\"]".into(), "x.toml:3: revisions = \"a b\": a revision"),
+            ("[[mirror]]\nrepo = \"a/b\"\ninclude = [\"[\"]".into(), "x.toml:3: include = \"[\": not a glob"),
+            (
+                "[[mirror]]\nrepo = \"a/b\"\n[[mirror]]\nrepo = \"A/b\"\nrevisions = [\"v1\", \"main\"]".into(),
+                "x.toml:4: repo = \"A/b\": x.toml:1 names a revision of A/b that this does too",
+            ),
             ("allow = 3\n=".into(), "x.toml:2: "),
         ];
         for (text, expected) in cases {

@@ -9,18 +9,20 @@ use super::{
     files::FileRules,
     license::LicensePolicy,
     load_error::LoadError,
-    pattern::{FilePatterns, Mistake, RefPatterns, RepoPatterns, check_repo_pattern},
+    mirror::{Mirror, Selection},
+    pattern::{FilePatterns, Mistake, RefPatterns, RepoPatterns, check_repo_pattern, is_literal},
     rule::{Ranges, Rule},
-    schema::{Allow, Deny, PolicyFile, Unknown},
+    schema::{Allow, Deny, MirrorEntry, PolicyFile, Unknown},
     set::{DenyRule, PerKind, PolicySet},
     source::Source,
 };
-use crate::hub::{RepoKind, Sha256};
+use crate::hub::{Repo, RepoKind, Revision, Sha256};
 
 /// The files of a folder, merged so far.
 pub(super) struct Merge {
     rules: Vec<Rule>,
     denies: Vec<DenyRule>,
+    mirrors: Vec<Mirror>,
     pub(super) licenses: LicensePolicy,
     unknown: Option<(Unknown, String)>,
     files_deny: Vec<String>,
@@ -36,6 +38,7 @@ impl Merge {
         Self {
             rules: Vec::new(),
             denies: Vec::new(),
+            mirrors: Vec::new(),
             licenses: LicensePolicy::default(),
             unknown: None,
             files_deny: Vec::new(),
@@ -65,6 +68,10 @@ impl Merge {
         for deny in file.deny {
             let deny = self.deny(source, deny)?;
             self.denies.push(deny);
+        }
+        for entry in file.mirror {
+            let mirror = self.mirror(source, entry)?;
+            self.mirrors.push(mirror);
         }
         Ok(())
     }
@@ -141,6 +148,59 @@ impl Merge {
             None => format!("deny {}", deny.repo.get_ref()),
         };
         Ok(DenyRule { name, repo: deny.repo.into_inner(), kind: deny.kind, reason: deny.reason, source: here })
+    }
+
+    fn mirror(&self, source: &Source, entry: Spanned<MirrorEntry>) -> Result<Mirror, LoadError> {
+        let here = source.at(entry.span());
+        let MirrorEntry { repo: name, kind, revisions, include, exclude } = entry.into_inner();
+        let example = "write an id in full, such as org/name or datasets/org/name";
+        let wrong = |problem: &str| source.error(name.span(), "repo", problem, example);
+        if !is_literal(name.get_ref()) {
+            return Err(wrong("an entry names one repo, and this is a pattern"));
+        }
+        let text = name.get_ref().strip_prefix("models/").unwrap_or(name.get_ref());
+        let mut repo: Repo = text.parse().map_err(|error: crate::hub::ParseError| wrong(error.problem))?;
+        if let Some(kind) = kind {
+            let said_twice = repo.id() != text && repo.kind() != *kind.get_ref();
+            if said_twice {
+                let remedy = "leave out kind, or the prefix of repo";
+                return Err(source.error(kind.span(), "kind", "repo says another kind", remedy));
+            }
+            repo = Repo::new(*kind.get_ref(), repo.id()).map_err(|error| wrong(error.problem))?;
+        }
+        let revisions = match &revisions {
+            None => vec![Revision::main()],
+            Some(list) if list.get_ref().is_empty() => {
+                let remedy = "leave the key out for main";
+                return Err(source.error(list.span(), "revisions", "names no revision", remedy));
+            }
+            Some(list) => list
+                .get_ref()
+                .iter()
+                .map(|text| {
+                    text.get_ref().parse().map_err(|error: crate::hub::ParseError| {
+                        let remedy = "write branches, tags or full shas by their names";
+                        source.error(text.span(), "revisions", error.problem, remedy)
+                    })
+                })
+                .collect::<Result<Vec<Revision>, _>>()?,
+        };
+        let named = |mirror: &&Mirror| mirror.repo.same_name(&repo);
+        if let Some(twin) = self
+            .mirrors
+            .iter()
+            .filter(named)
+            .find(|twin| twin.revisions.iter().any(|revision| revisions.contains(revision)))
+        {
+            let problem = format!("{} names a revision of {repo} that this does too", twin.source);
+            return Err(source.error(name.span(), "repo", &problem, "keep one of the two"));
+        }
+        let globs = |key: &str, list: &[Spanned<String>]| {
+            list.iter().map(|pattern| source.file_pattern(key, pattern)).collect::<Result<Vec<_>, _>>()
+        };
+        let selection = Selection::new(globs("include", &include)?, globs("exclude", &exclude)?)
+            .map_err(|error| LoadError::of_file(&source.path, error.problem, error.remedy))?;
+        Ok(Mirror { repo, revisions, selection, source: here })
     }
 
     /// A rule's name, which no other has.
@@ -226,6 +286,7 @@ impl Merge {
             deny_names: deny_names.map_err(too_large)?,
             rules: self.rules.into_iter().map(Arc::new).collect(),
             denies: self.denies,
+            mirrors: self.mirrors,
             licenses: self.licenses,
             files_deny: self.files_deny,
             narrowing: EnvLists::default().narrowing(),

@@ -25,6 +25,7 @@ mod license_id;
 mod load;
 mod load_error;
 mod merge;
+mod mirror;
 mod pattern;
 mod rule;
 mod schema;
@@ -43,6 +44,7 @@ pub use handle::{PolicyHandle, Reload, today};
 pub use license::{Claim, LicenseClaims, LicenseFound, LicenseSource};
 pub use license_id::LicenseId;
 pub use load_error::LoadError;
+pub use mirror::{Mirror, Selection, SelectionError};
 pub use rule::{Ranges, RevisionVerdict, Rule};
 pub use set::PolicySet;
 

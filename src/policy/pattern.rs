@@ -153,6 +153,11 @@ impl FilePatterns {
         self.patterns.is_empty()
     }
 
+    /// As written.
+    pub(super) fn patterns(&self) -> &[String] {
+        &self.patterns
+    }
+
     /// The first pattern that matches a path in lower case.
     pub(super) fn find(&self, path: &str) -> Option<&str> {
         if self.patterns.is_empty() {

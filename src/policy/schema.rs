@@ -16,6 +16,8 @@ pub(super) struct PolicyFile {
     pub(super) allow: Vec<Spanned<Allow>>,
     #[serde(default)]
     pub(super) deny: Vec<Spanned<Deny>>,
+    #[serde(default)]
+    pub(super) mirror: Vec<Spanned<MirrorEntry>>,
 }
 
 /// `[licenses]`
@@ -96,4 +98,17 @@ pub(super) struct Deny {
     pub(super) repo: Spanned<String>,
     pub(super) kind: Option<RepoKind>,
     pub(super) reason: String,
+}
+
+/// `[[mirror]]`
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct MirrorEntry {
+    pub(super) repo: Spanned<String>,
+    pub(super) kind: Option<Spanned<RepoKind>>,
+    pub(super) revisions: Option<Spanned<Vec<Spanned<String>>>>,
+    #[serde(default)]
+    pub(super) include: Vec<Spanned<String>>,
+    #[serde(default)]
+    pub(super) exclude: Vec<Spanned<String>>,
 }

@@ -8,16 +8,18 @@ use super::{
     denial::{Denial, DenialKind},
     env_lists::Narrowing,
     license::LicensePolicy,
+    mirror::Mirror,
     pattern::RepoPatterns,
     rule::Rule,
 };
-use crate::hub::{Repo, RepoKind, Sha256};
+use crate::hub::{Repo, RepoKind, Revision, Sha256};
 
 /// An immutable policy: all files of a folder, or the environment's lists. Default: deny.
 #[derive(Debug)]
 pub struct PolicySet {
     pub(super) rules: Vec<Arc<Rule>>,
     pub(super) denies: Vec<DenyRule>,
+    pub(super) mirrors: Vec<Mirror>,
     pub(super) licenses: LicensePolicy,
     pub(super) files_deny: Vec<String>,
     pub(super) allow_names: PerKind<RepoPatterns>,
@@ -164,6 +166,17 @@ impl PolicySet {
     /// All allow rules, in the order in which they stand.
     pub fn rules(&self) -> &[Arc<Rule>] {
         &self.rules
+    }
+
+    /// The repos to keep here as a whole, in the order in which they stand. No two entries name the same revision
+    /// of a repo.
+    pub fn mirrors(&self) -> &[Mirror] {
+        &self.mirrors
+    }
+
+    /// The entry that names a revision of a repo, where one does.
+    pub fn mirror_of(&self, repo: &Repo, revision: &Revision) -> Option<&Mirror> {
+        self.mirrors.iter().find(|mirror| mirror.repo.same_name(repo) && mirror.revisions.contains(revision))
     }
 }
 

@@ -12,6 +12,7 @@
 
 mod buffers;
 mod config;
+mod dry_run;
 mod file_body;
 mod key;
 mod layout;
@@ -30,6 +31,7 @@ use crate::hub::Sha256;
 
 pub use buffers::CHUNK_BYTES;
 pub use config::{LocalConfig, S3Config, ServerSideEncryption, SpoolConfig, StoreConfig, StoreKind, build};
+pub use dry_run::DryRun;
 pub use file_body::{FileBody, read_at};
 pub use key::{Key, Prefix};
 pub use layout::open_layout;

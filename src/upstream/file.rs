@@ -3,7 +3,10 @@
 use std::{
     ops::Range,
     pin::Pin,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Context, Poll},
     time::Duration,
 };
@@ -35,7 +38,8 @@ const MARGIN: Duration = Duration::from_secs(30);
 pub struct OriginFile {
     upstream: Arc<Upstream>,
     route: HubRoute,
-    purpose: Purpose,
+    /// Whether nobody waits for it.
+    can_wait: AtomicBool,
     signed: Mutex<Option<Url>>,
 }
 
@@ -53,7 +57,7 @@ impl Upstream {
         OriginFile {
             upstream: self.clone(),
             route: HubRoute::Resolve { repo: repo.clone(), revision: commit.into(), path: path.clone() },
-            purpose: Purpose::Client,
+            can_wait: AtomicBool::new(false),
             signed: Mutex::default(),
         }
     }
@@ -63,7 +67,16 @@ impl OriginFile {
     /// The same file for work that nobody waits for.
     #[must_use]
     pub fn for_purpose(self, purpose: Purpose) -> Self {
-        Self { purpose, ..self }
+        Self { can_wait: AtomicBool::new(purpose == Purpose::Background), ..self }
+    }
+
+    /// A client waits for it from now on: the next request for it may use the whole budget.
+    pub fn hurry(&self) {
+        self.can_wait.store(false, Ordering::Relaxed);
+    }
+
+    fn purpose(&self) -> Purpose {
+        if self.can_wait.load(Ordering::Relaxed) { Purpose::Background } else { Purpose::Client }
     }
 
     /// Opens the bytes of `range` of a file of `total` bytes. `open_ended` asks for everything from
@@ -89,7 +102,7 @@ impl OriginFile {
     }
 
     async fn open_once(&self, wanted: Wanted, open_ended: bool) -> Result<OriginBody> {
-        let mut ask = self.upstream.question(&self.route, self.purpose)?;
+        let mut ask = self.upstream.question(&self.route, self.purpose())?;
         ask.lane = Lane::Files;
         ask.range = wanted.header(open_ended);
         let signed = self.signed.lock().unwrap_or_else(PoisonError::into_inner).clone();

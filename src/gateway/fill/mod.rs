@@ -51,6 +51,9 @@ const PAUSE_AFTER: Duration = Duration::from_mins(1);
 /// How long a paused fill keeps its ranges.
 const DROP_AFTER: Duration = Duration::from_mins(30);
 
+/// How often a job that follows a fill is told how far it is.
+const TOLD_EVERY: Duration = Duration::from_millis(200);
+
 /// Where a fill's bytes come from.
 #[async_trait]
 pub(crate) trait Origin: Send + Sync {
@@ -61,6 +64,9 @@ pub(crate) trait Origin: Send + Sync {
         range: std::ops::Range<u64>,
         total: u64,
     ) -> Result<BoxStream<'static, Result<Bytes, upstream::Error>>, upstream::Error>;
+
+    /// Somebody waits for it now, though it was begun as work that can wait.
+    fn hurry(&self) {}
 }
 
 /// What makes two misses one fill. Git ids are trusted within their repo only (SHA-1).
@@ -90,6 +96,8 @@ pub(crate) struct Order {
     pub(crate) origin: Arc<dyn Origin>,
     /// Who asked, for the cap per client and the log.
     pub(crate) asked_by: String,
+    /// Whether nobody waits for it: it leaves room for clients.
+    pub(crate) background: bool,
 }
 
 /// How a fill ended.
@@ -140,6 +148,8 @@ pub(crate) struct Fill {
     taint: OnceCell<Option<Bytes>>,
     /// Cancelled when a paused fill's place is wanted by another.
     give_up: CancellationToken,
+    /// Cancelled when the job that began it is over and nobody else reads.
+    deserted: CancellationToken,
 }
 
 struct State {
@@ -255,6 +265,48 @@ impl Drop for Presence {
             readers.count -= 1;
             readers.since = Instant::now();
         });
+    }
+}
+
+/// A job that waits for a fill to end and takes no bytes. Counts as a reader until dropped.
+pub(crate) struct Follower {
+    presence: Presence,
+}
+
+impl Follower {
+    pub(crate) fn of(fill: &Arc<Fill>) -> Self {
+        Self { presence: Presence::of(fill) }
+    }
+
+    /// Waits for the end; meanwhile says how much has come in from the start, a few times a second.
+    pub(crate) async fn follow(&self, mut on_bytes: impl FnMut(u64)) -> FillEnd {
+        let fill = &self.presence.0;
+        let ended = fill.ended();
+        tokio::pin!(ended);
+        let mut told = 0;
+        let mut looks = tokio::time::interval(TOLD_EVERY);
+        loop {
+            tokio::select! {
+                end = &mut ended => return end,
+                _ = looks.tick() => {
+                    let come = fill.peek(|state| state.progress.prefix());
+                    if come > told {
+                        told = come;
+                        on_bytes(come);
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        let fill = &self.presence.0;
+        // A job that is cancelled takes its transfer with it, unless a client has joined.
+        if fill.readers.borrow().count <= 1 && fill.end().is_none() {
+            fill.deserted.cancel();
+        }
     }
 }
 

@@ -64,7 +64,11 @@ impl Fill {
     }
 
     async fn fill(&self, mut stage: Box<dyn Stage>, manifest: &Manifest) -> Result<Sha256, FillEnd> {
-        let ((), computed, ()) = tokio::try_join!(self.fetch(), self.hash(), self.keep(stage.as_mut()))?;
+        let come_in = async { tokio::try_join!(self.fetch(), self.hash(), self.keep(stage.as_mut())) };
+        let ((), computed, ()) = tokio::select! {
+            outcome = come_in => outcome?,
+            () = self.deserted.cancelled() => return Err(FillEnd::Abandoned),
+        };
         if !computed.matches {
             return Err(FillEnd::Rejected(computed.sha256));
         }

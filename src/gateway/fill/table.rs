@@ -119,7 +119,7 @@ impl Fills {
             Err(order) => order,
         };
         self.refuse_while_slowed(&order.key)?;
-        self.refuse_past_limits(&self.live(), &order.asked_by)?;
+        self.refuse_past_limits(&self.live(), &order.asked_by, order.background)?;
         let announced = match order.blob {
             BlobId::Sha256(sha256) => Some(sha256),
             BlobId::Git(_) => None,
@@ -158,11 +158,12 @@ impl Fills {
             readers: watch::Sender::new(Readers { count: 0, since: Instant::now() }),
             taint: OnceCell::new(),
             give_up: CancellationToken::new(),
+            deserted: CancellationToken::new(),
         });
         {
             let mut live = self.live();
             // Others have begun theirs while the stage was made.
-            self.refuse_past_limits(&live, &fill.asked_by)?;
+            self.refuse_past_limits(&live, &fill.asked_by, order.background)?;
             live.insert(order.key, fill.clone());
         }
         let landing = Landing { table: self.clone(), fill: fill.clone() };
@@ -176,6 +177,9 @@ impl Fills {
     #[expect(clippy::result_large_err, reason = "the order comes back to whoever made it")]
     fn join_live(&self, order: Order) -> Result<Joined, Order> {
         let Some(fill) = self.live().get(&order.key).cloned() else { return Err(order) };
+        if !order.background {
+            fill.origin.hurry();
+        }
         let joined = fill.peek(|state| match &mut state.claims {
             Some(claims) => {
                 if !claims.iter().any(|claim| claim.is_of(&order.record)) {
@@ -188,10 +192,18 @@ impl Fills {
         Ok(if joined { Joined::Live(fill) } else { Joined::Ending(fill) })
     }
 
-    fn refuse_past_limits(&self, live: &HashMap<FillKey, Arc<Fill>>, asked_by: &str) -> Result<(), Error> {
+    fn refuse_past_limits(
+        &self,
+        live: &HashMap<FillKey, Arc<Fill>>,
+        asked_by: &str,
+        background: bool,
+    ) -> Result<(), Error> {
         let busy = |why: String| Error::Busy { why, retry_after: Duration::from_secs(5) };
         // One that was given up leaves the table in a moment.
         let all = || live.values().filter(|fill| !fill.give_up.is_cancelled());
+        if background && self.config.max_live > 1 && all().count() >= self.config.max_live.div_ceil(2) {
+            return Err(busy("half of the places for transfers are in use; the rest are kept for clients".into()));
+        }
         if all().count() >= self.config.max_live && !make_room(all()) {
             return Err(busy(format!("{} transfers are under way (fill.max_live)", all().count())));
         }

@@ -146,6 +146,7 @@ impl Bench {
             record: record(path, size, blob),
             origin: Arc::new(self.script.clone()),
             asked_by: "tester".into(),
+            background: false,
         }
     }
 
