@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# deploy.sh: everything in deploy/, each held against a real tool: the chart by helm, what it makes and the plain manifests by
-# Kubernetes's own schemas (its oldest and its newest that we name), the units by systemd, the workflow and the compose file by
-# their schemas. Each tool is also shown something broken, which it has to find. How hubgate itself takes it all, pod.sh tries.
+# deploy.sh: everything in deploy/, each held against a real tool: the chart by helm, what it makes and the plain
+# manifests by Kubernetes's own schemas (its oldest and its newest that we name), the units by systemd, the workflow
+# and the compose file by their schemas. Each tool is also shown something broken, which it has to find. How hubgate
+# itself takes it all, pod.sh tries.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 . tests/infra/server.sh
@@ -109,7 +110,8 @@ for spoil in 's/hubgate-client: "true"/hubgate-client: "yes"/' 's/hubgate.hubgat
 done
 say "Kubernetes $OLDEST and $NEWEST know every field, and the examples lead where the manifests are"
 
-# systemd, with the binary where the units want it. It calls what it ignores a warning and ends well, so silence is asked for.
+# systemd, with the binary where the units want it. It calls what it ignores a warning and ends well, so silence is
+# asked for.
 units() {
   unshare --mount bash -euc '
     mkdir "$1/bin"; printf "#!/bin/sh\n" > "$1/bin/hubgate"; chmod +x "$1/bin/hubgate"; mount --bind "$1/bin" /usr/local/bin

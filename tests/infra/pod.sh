@@ -1,32 +1,38 @@
 #!/usr/bin/env bash
-# pod.sh BINARY: the static hubgate binary, run as the manifests of deploy/ say, where there is no Kubernetes: in an empty,
-# read-only root, as a user id that nobody knows, with the volumes, variables and arguments of the pod; before a real MinIO with
-# the bucket policy of deploy/compose, and behind a real squid with its squid.conf. All of it in a network of its own, in which
-# the names of the manifests lead to this machine and no packet leaves it.
+# pod.sh BINARY STANDIN: the static hubgate binary, run as the manifests of deploy/ say, where there is no Kubernetes:
+# in an empty, read-only root, as a user id that nobody knows, with the volumes, variables and arguments of the pod;
+# before a real MinIO with the bucket policy of deploy/compose, and behind a real squid with its squid.conf, which
+# leads to the stand-in Hub. All of it in a network of its own, in which the names of the manifests lead to this
+# machine and no packet leaves it.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 BINARY=$(readlink -f "${1:?the static hubgate binary}")
+STANDIN=$(readlink -f "${2:?the binary of the stand-in Hub}")
 # Mounts, network and processes of our own: they end when this script does.
-if [ "${2:-}" != inside ]; then
-  exec unshare --mount --net --pid --fork --kill-child --mount-proc "$0" "$BINARY" inside
+if [ "${3:-}" != inside ]; then
+  exec unshare --mount --net --pid --fork --kill-child --mount-proc "$0" "$BINARY" "$STANDIN" inside
 fi
 . tests/infra/server.sh
 PYTHON=$CACHE/venv/deploy/bin/python
 WORK=$(mktemp -d)
 trap 'rm -rf "$WORK" 2>/dev/null || true' EXIT
 say() { echo "pod: $*"; }
+# soon COMMAND...: it succeeds within 20 s.
+soon() { for _ in $(seq 200); do "$@" && return; sleep 0.1; done; return 1; }
 
 ip link set lo up
 {
   echo "127.0.0.1 localhost"
   echo "127.0.0.1 minio.minio.svc egress-proxy.egress.svc"   # deploy/kubernetes
   echo "127.0.0.1 minio squid"                               # deploy/compose
-  echo "127.0.0.1 huggingface.co cdn-lfs.hf.co example.com nothuggingface.co"
+  echo "127.0.0.1 huggingface.co example.com nothuggingface.co"
+  echo "127.0.0.2 cdn-lfs.hf.co"
 } > "$WORK/hosts"
 mount --bind "$WORK/hosts" /etc/hosts
 
-# lay POD-DIR PODPY-ARGS...: the container's root, made of nothing but the binary, the devices that every engine gives, and the
-# pod's volumes. Then "${CONTAINER[@]}" COMMAND runs in it, as a user without a name, and ARGS are the pod's arguments.
+# lay POD-DIR PODPY-ARGS...: the container's root, made of nothing but the binary, the devices that every engine
+# gives, and the pod's volumes. Then "${CONTAINER[@]}" COMMAND runs in it, as a user without a name, and ARGS are the
+# pod's arguments.
 lay() {
   local pod=$1 name path mode; shift
   "$PYTHON" tests/infra/pod.py "$@" --to "$pod"
@@ -37,6 +43,7 @@ lay() {
   mknod -m 666 "$pod/root/dev/urandom" c 1 9
   cp "$BINARY" "$pod/root/hubgate"
   cp "$WORK/hosts" "$pod/root/etc/hosts"
+  [ ! -e "$WORK/hub/ca.pem" ] || cp "$WORK/hub/ca.pem" "$pod/root/ca.pem"
   while read -r name path mode; do mkdir -p "$pod/root$path"; done < "$pod/mounts"
   mount -o remount,ro "$pod/root"
   while read -r name path mode; do
@@ -117,31 +124,42 @@ for _ in first again; do
 done
 say "make-bucket.sh makes the bucket and its user"
 
-# The gateway of the plain manifests.
+# The stand-in Hub at the real one's names, as far as squid and hubgate can tell.
+mkdir "$WORK/hub"
+launch "$WORK/hub" "$STANDIN" --fixtures --tls-dir "$WORK/hub" --listen 127.0.0.1:443 --hub-host huggingface.co --cdn-listen 127.0.0.2:443 --cdn-host cdn-lfs.hf.co
+ready "$WORK/hub" grep -q '^{' "$WORK/hub/log"
+
+# The gateway of the plain manifests; one variable more, since the stand-in can't have a public certificate.
 pod=$WORK/pod
 lay "$pod" deploy/kubernetes/*.yaml --pod Deployment/hubgate --secret hubgate-secrets s3-secret-key=hubgate-secret-key
+CONTAINER=("${CONTAINER[@]:0:2}" HUBGATE_UPSTREAM__CA_FILE=/ca.pem "${CONTAINER[@]:2}")
 { read -r scheme port ready_path; read -r scheme port live_path; } < "$pod/probes"
 "${CONTAINER[@]}" /hubgate "${ARGS[@]}" > "$pod/log" 2>&1 &
 PID=$!
-for _ in $(seq 100); do
-  curl -fs -o "$pod/ready" "$scheme://127.0.0.1:$port$ready_path" && break
-  kill -0 "$PID" 2>/dev/null || break
-  sleep 0.1
-done
+asked() { curl -fs -o "$pod/ready" "$scheme://127.0.0.1:$port$ready_path" || ! kill -0 "$PID" 2>/dev/null; }
+soon asked || true
 [ -s "$pod/ready" ] || { cat "$pod/log" >&2; fail "the pod does not become ready"; }
 curl -fsS "$scheme://127.0.0.1:$port$live_path" > /dev/null
 say "ready: $(cat "$pod/ready")"
 "${CONTAINER[@]}" /hubgate healthcheck --ready --config /etc/hubgate/config/config.toml > /dev/null
 mc ls local/models/hubgate/layout.json | grep -q layout.json || fail "the store was not begun below its prefix"
 
-status() { curl -s -o /dev/null -w '%{http_code}' --max-time 20 "http://127.0.0.1:8080/$1"; }
+status() { curl -sL -o "$WORK/body" -w '%{http_code}' --max-time 20 "http://127.0.0.1:8080/$1"; }
+WEIGHTS=acme/tiny/resolve/main/model.safetensors
 [ "$(status acme/secret/resolve/main/x)" = 403 ] || fail "the policy is not in force"
-asked() { grep -c 'CONNECT huggingface.co:443' /var/log/squid/access.log || true; }
-before=$(asked)
+[ "$(status $WEIGHTS)" = 200 ] || { tail -n 5 "$pod/log" >&2; fail "an allowed model is not served: $(cat "$WORK/body")"; }
+sum=$(sha256sum < "$WORK/body" | cut -d' ' -f1)
+mc ls --recursive local/models/hubgate/blobs/ | grep -q "$sum" || fail "the bucket has no blob of the weights' name"
+stop "$WORK/hub"
+for host in huggingface.co cdn-lfs.hf.co; do
+  # squid logs a tunnel when it ends.
+  soon grep -q "TCP_TUNNEL/200 .* CONNECT $host:443" /var/log/squid/access.log || fail "$host was not asked through the proxy"
+done
+[ "$(status $WEIGHTS)" = 200 ] || fail "with the Hub away, what is stored is not served"
 [[ "$(status sentence-transformers/all-MiniLM-L6-v2/resolve/main/config.json)" = 50[23] ]] || fail "with the Hub away, a miss is no gateway's error"
-[ "$(asked)" -gt "$before" ] || fail "it did not ask through the proxy"
+"${CONTAINER[@]}" /hubgate verify --config /etc/hubgate/config/config.toml > "$pod/verify" 2>&1 || { cat "$pod/verify" >&2; fail "hubgate verify finds something"; }
 [ "$(find "$pod/volumes/spool" -mindepth 1 -user 1000730000 | head -n 1)" ] || fail "the spool is not this user's"
-say "denies, asks through the proxy, and writes into its volume alone"
+say "denies, fetches through the proxy into the bucket, serves it with the Hub away, and writes into its volume alone"
 
 # A ConfigMap that changes: the kubelet renames a link. No restart.
 digest() { curl -fs "$scheme://127.0.0.1:$port$ready_path" | sed 's/.*"policy_sha256":"\([0-9a-f]*\)".*/\1/'; }
@@ -149,8 +167,8 @@ before=$(digest)
 cp -a "$pod/volumes/policy/..2026_01_01" "$pod/volumes/policy/..2026_01_02"
 printf '\n[[deny]]\nrepo = "gpt2"\nreason = "Withdrawn"\n' >> "$pod/volumes/policy/..2026_01_02/repos.toml"
 ln -s ..2026_01_02 "$pod/volumes/policy/..data_tmp" && mv -T "$pod/volumes/policy/..data_tmp" "$pod/volumes/policy/..data"
-for _ in $(seq 200); do [ "$(digest)" = "$before" ] || break; sleep 0.1; done
-[ "$(digest)" != "$before" ] || fail "a changed policy is not noticed"
+changed() { [ "$(digest)" != "$before" ]; }
+soon changed || fail "a changed policy is not noticed"
 [ "$(status gpt2/resolve/main/config.json)" = 403 ] || fail "a changed policy is not in force"
 say "a changed ConfigMap is in force without a restart"
 
