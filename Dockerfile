@@ -1,5 +1,6 @@
-# A static binary in an empty image: no shell, no libc, no package to patch. Runs as any user, with a read-only
-# root; everything it writes lies below /data. `tests/infra/image.sh` checks these promises without Docker.
+# A static binary in an empty image: no shell, no libc, no package to patch; beside it the public certificate
+# authorities, for a bucket on the internet. Runs as any user, with a read-only root; everything it writes lies below
+# /data. `tests/infra/image.sh` checks these promises without Docker.
 FROM rust:1.95-bookworm AS build
 WORKDIR /src
 COPY . .
@@ -11,6 +12,7 @@ RUN TARGET="$(uname -m)-unknown-linux-gnu" \
 
 FROM scratch
 COPY --from=build /hubgate /hubgate
+COPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/ca-certificates.crt
 COPY --from=build --chown=65532:65532 /data /data
 COPY policy /etc/hubgate/policy
 ENV HUBGATE_SERVER__LISTEN=0.0.0.0:8080 \

@@ -43,6 +43,10 @@ lay() {
   mknod -m 666 "$pod/root/dev/urandom" c 1 9
   cp "$BINARY" "$pod/root/hubgate"
   cp "$WORK/hosts" "$pod/root/etc/hosts"
+  # What the Dockerfile puts beside the binary.
+  sed -n 's|^COPY --from=build \(/etc/[^ ]*\) .*|\1|p' Dockerfile | while read -r name; do
+    mkdir -p "$pod/root$(dirname "$name")"; cp "$name" "$pod/root$name"
+  done
   [ ! -e "$WORK/hub/ca.pem" ] || cp "$WORK/hub/ca.pem" "$pod/root/ca.pem"
   while read -r name path mode; do mkdir -p "$pod/root$path"; done < "$pod/mounts"
   mount -o remount,ro "$pod/root"
@@ -129,10 +133,27 @@ mkdir "$WORK/hub"
 launch "$WORK/hub" "$STANDIN" --fixtures --tls-dir "$WORK/hub" --listen 127.0.0.1:443 --hub-host huggingface.co --cdn-listen 127.0.0.2:443 --cdn-host cdn-lfs.hf.co
 ready "$WORK/hub" grep -q '^{' "$WORK/hub/log"
 
-# The gateway of the plain manifests; one variable more, since the stand-in can't have a public certificate.
+# with_ca POD-DIR POD: a pod of the plain manifests. One variable more, since the stand-in can't have a public certificate.
+with_ca() {
+  lay "$1" deploy/kubernetes/*.yaml --pod "$2" --secret hubgate-secrets s3-secret-key=hubgate-secret-key
+  CONTAINER=("${CONTAINER[@]:0:2}" HUBGATE_UPSTREAM__CA_FILE=/ca.pem "${CONTAINER[@]:2}")
+}
+
+# The sync job, told what to fetch as sync.repos does.
+if "$BINARY" sync --help > /dev/null 2>&1; then
+  pod=$WORK/sync
+  with_ca "$pod" CronJob/hubgate-sync
+  CONTAINER=("${CONTAINER[@]:0:2}" HF_REPOS=acme/nested "${CONTAINER[@]:2}")
+  printf '\n[[allow]]\nrepo = "acme/nested"\n' >> "$pod/volumes/policy/..data/repos.toml"
+  "${CONTAINER[@]}" /hubgate "${ARGS[@]}" > "$pod/said" 2> "$pod/log" || { cat "$pod/said" "$pod/log" >&2; fail "the sync job fails"; }
+  python3 -m json.tool "$pod/said" > /dev/null || { cat "$pod/said" >&2; fail "the sync job's report is no JSON"; }
+  grep -q '^acme/nested,.*,mit' "$pod/volumes/spool/manifest.csv" || { cat "$pod/said" "$pod/volumes/spool/manifest.csv" >&2; fail "the catalogue lacks what was fetched"; }
+  say "the sync job fetches into the bucket: $(wc -l < "$pod/volumes/spool/manifest.csv") lines of catalogue"
+fi
+
+# The gateway.
 pod=$WORK/pod
-lay "$pod" deploy/kubernetes/*.yaml --pod Deployment/hubgate --secret hubgate-secrets s3-secret-key=hubgate-secret-key
-CONTAINER=("${CONTAINER[@]:0:2}" HUBGATE_UPSTREAM__CA_FILE=/ca.pem "${CONTAINER[@]:2}")
+with_ca "$pod" Deployment/hubgate
 { read -r scheme port ready_path; read -r scheme port live_path; } < "$pod/probes"
 "${CONTAINER[@]}" /hubgate "${ARGS[@]}" > "$pod/log" 2>&1 &
 PID=$!
@@ -160,6 +181,8 @@ done
 "${CONTAINER[@]}" /hubgate verify --config /etc/hubgate/config/config.toml > "$pod/verify" 2>&1 || { cat "$pod/verify" >&2; fail "hubgate verify finds something"; }
 [ "$(find "$pod/volumes/spool" -mindepth 1 -user 1000730000 | head -n 1)" ] || fail "the spool is not this user's"
 say "denies, fetches through the proxy into the bucket, serves it with the Hub away, and writes into its volume alone"
+
+! grep -q 'no native root CA' "$pod/log" || fail "the image lacks certificate authorities: a bucket with a public certificate can't be used"
 
 # A ConfigMap that changes: the kubelet renames a link. No restart.
 digest() { curl -fs "$scheme://127.0.0.1:$port$ready_path" | sed 's/.*"policy_sha256":"\([0-9a-f]*\)".*/\1/'; }
