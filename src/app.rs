@@ -31,7 +31,7 @@ use crate::{
     policy::{self, PolicyHandle, Severity},
     server::{self, Listener, Serve, Tls},
     store::{self, ErrorKind, Store, open_layout},
-    telemetry::AccessLog,
+    telemetry::{AccessLog, with_causes},
     upstream::Upstream,
 };
 
@@ -266,7 +266,7 @@ async fn open_store(
             }
             Err(error) => {
                 if said.is_none_or(|said| said.elapsed() >= SAY_EVERY) {
-                    error!(error = cause_chain(&error), "waiting for the store: not ready");
+                    error!(error = with_causes(&error), "waiting for the store: not ready");
                     said = Some(Instant::now());
                 }
             }
@@ -280,7 +280,7 @@ async fn open_store(
             None => return,
             Some(Ok(0)) => {}
             Some(Ok(leftovers)) => info!(leftovers, "removed what dead writers left in the store"),
-            Some(Err(error)) => warn!(error = cause_chain(&error), "looking for leftovers failed"),
+            Some(Err(error)) => warn!(error = with_causes(&error), "looking for leftovers failed"),
         }
         if stop.run_until_cancelled(time::sleep(SWEEP_EVERY)).await.is_none() {
             return;
@@ -295,26 +295,10 @@ fn is_setup(error: &store::Error) -> bool {
 
 fn store_error(error: &store::Error) -> StartError {
     if is_setup(error) {
-        StartError::Misconfigured(cause_chain(error))
+        StartError::Misconfigured(with_causes(error))
     } else {
-        StartError::Failed(io::Error::other(cause_chain(error)))
+        StartError::Failed(io::Error::other(with_causes(error)))
     }
-}
-
-/// An error with everything beneath it, in one line.
-fn cause_chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(beneath) = cause {
-        let more = beneath.to_string();
-        // Some errors quote their cause.
-        if !text.ends_with(&more) {
-            text.push_str(": ");
-            text.push_str(&more);
-        }
-        cause = beneath.source();
-    }
-    text
 }
 
 /// SIGHUP: look at the policy and the certificates now.

@@ -120,6 +120,22 @@ impl Telemetry {
     }
 }
 
+/// An error with everything beneath it, in one line.
+pub fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(beneath) = cause {
+        let more = beneath.to_string();
+        // Some errors quote their cause.
+        if !text.ends_with(&more) {
+            text.push_str(": ");
+            text.push_str(&more);
+        }
+        cause = beneath.source();
+    }
+    text
+}
+
 /// Writes access lines. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct AccessLog {

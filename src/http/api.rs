@@ -11,7 +11,7 @@ use serde_json::Value;
 use tokio::time::timeout;
 
 use super::{
-    Ask, Payload, Shared, auth, error,
+    Ask, Payload, Shared, auth, error, face,
     hub::{Answer, Refused},
     layers::Visit,
 };
@@ -218,13 +218,8 @@ fn about(mut response: Response<Payload>, commit: Commit, warning: Option<&Arc<s
     if let Ok(commit) = HeaderValue::try_from(commit.to_string()) {
         response.headers_mut().insert("x-repo-commit", commit);
     }
-    if let Some(warning) = warning.and_then(|warning| warning_header(warning)) {
+    if let Some(warning) = warning.and_then(|warning| face::warning_header(warning)) {
         response.headers_mut().insert("x-hf-warning", warning);
     }
     response
-}
-
-/// `X-HF-Warning`: a topic, which clients show once a process, and the text.
-pub(super) fn warning_header(warning: &str) -> Option<HeaderValue> {
-    HeaderValue::try_from(format!("policy; {}", error::one_line(warning))).ok()
 }

@@ -1,100 +1,33 @@
-//! The one table from errors to what clients see: status, `X-Error-Code`, text, headers; and what the log
-//! says. Causes, store keys, hosts and tokens never reach a client.
+//! The one table from errors to what clients see: status, `X-Error-Code`, text; and what the log says. Causes,
+//! store keys, hosts and tokens never reach a client. [`Face`] makes a response of it.
 //!
 //! The codes are those that clients test for (PROTOCOL 5.2). No error of the origin's side ever becomes a 404:
 //! a client would remember it as "there is no such file".
 
-use std::{any::Any, fmt::Write as _, time::Duration};
+use std::{any::Any, time::Duration};
 
-use http::{HeaderValue, Response, StatusCode, header, request::Parts};
-use serde_json::json;
+use http::{HeaderValue, Response, StatusCode, header};
 use tracing::{error, warn};
 
 use super::{
-    Payload, Shared,
+    Payload,
     admin::Problem,
+    face::{Face, Form},
     layers::{Outcome, Visit},
 };
 use crate::{
     gateway::{Error, Refusal},
-    hub::{ClientKind, Commit, RouteError},
+    hub::{ClientKind, RouteError},
     policy::RefusalForm,
-    store, upstream,
+    store,
+    telemetry::with_causes,
+    upstream,
 };
 
-/// Longest text in a header; longer ones are cut. Some clients and proxies stop at 8 KiB for all headers.
-const LONGEST_MESSAGE: usize = 1000;
 /// When to come back, where nothing better is known.
 const COME_BACK: Duration = Duration::from_secs(5);
 /// The Hub's own sentence for a repo that isn't there for this caller.
 const NO_REPO: &str = "Repository not found";
-
-/// How errors look to this client on this route.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Form {
-    /// `policy.refusal`.
-    pub(super) refusal: RefusalForm,
-    /// Which client asks.
-    pub(super) client: ClientKind,
-    /// Whether this is below `/api`: errors are JSON there, text elsewhere.
-    pub(super) api: bool,
-    /// Whether this is a GET; clients retry other errors on it than on HEAD.
-    pub(super) get: bool,
-}
-
-impl Shared {
-    /// `path` is without the prefix of `public_url`.
-    pub(super) fn form(&self, parts: &Parts, path: &str) -> Form {
-        let agent = parts.headers.get(header::USER_AGENT).and_then(|agent| agent.to_str().ok());
-        Form {
-            refusal: self.refusal,
-            client: ClientKind::of(agent),
-            api: super::hub::is_api(path),
-            get: parts.method == http::Method::GET,
-        }
-    }
-}
-
-/// What a client sees of an error.
-#[derive(Debug)]
-struct Face {
-    status: StatusCode,
-    code: Option<&'static str>,
-    message: String,
-    commit: Option<Commit>,
-    retry_after: Option<Duration>,
-    refusal: Option<Refusal>,
-}
-
-impl Face {
-    fn new(status: StatusCode, message: impl Into<String>) -> Self {
-        Self { status, code: None, message: message.into(), commit: None, retry_after: None, refusal: None }
-    }
-
-    fn code(mut self, code: &'static str) -> Self {
-        self.code = Some(code);
-        self
-    }
-
-    /// Worth trying again.
-    fn later(mut self, after: Duration) -> Self {
-        self.retry_after = Some(after);
-        self
-    }
-
-    /// A no that the client's own terminal must explain (DESIGN section 6).
-    fn refused(refusal: Refusal, form: &Form) -> Self {
-        let mut face = Self::new(StatusCode::FORBIDDEN, refusal.text.clone());
-        let gated = match form.refusal {
-            RefusalForm::Auto => form.client.shows_gated_reason(),
-            RefusalForm::Gated => true,
-            RefusalForm::Plain => false,
-        };
-        face.code = gated.then_some("GatedRepo");
-        face.refusal = Some(refusal);
-        face
-    }
-}
 
 /// Answers an error of the gateway's, and logs what operators must know.
 pub(super) fn answer(error: Error, form: &Form, visit: &mut Visit) -> Response<Payload> {
@@ -110,7 +43,7 @@ pub(super) fn answer(error: Error, form: &Form, visit: &mut Visit) -> Response<P
 
 fn face(error: Error, form: &Form) -> Face {
     match error {
-        Error::Denied(refusal) => Face::refused(refusal, form),
+        Error::Denied(refusal) => refused(refusal, form),
         // No X-Repo-Commit: with it, Python remembers "no such file" for ever.
         Error::Hidden { refusal, .. } => {
             let mut face = Face::new(StatusCode::NOT_FOUND, refusal.text.clone()).code("EntryNotFound");
@@ -127,9 +60,7 @@ fn face(error: Error, form: &Form) -> Face {
             face
         }
         // A refusal in form: any other status hides the reason from most clients (PROTOCOL 5.3).
-        error @ Error::NeverFits { .. } => {
-            Face::refused(Refusal { text: format!("hubgate: {error}"), rule: None }, form)
-        }
+        error @ Error::NeverFits { .. } => refused(Refusal { text: format!("hubgate: {error}"), rule: None }, form),
         Error::Upstream(error) => upstream_face(&error, form),
         Error::Store(error) => store_face(&error.kind, form),
         Error::Manifest(_) => busy("hubgate cannot use its manifest for now".into(), COME_BACK, form),
@@ -143,6 +74,19 @@ fn face(error: Error, form: &Form) -> Face {
         Error::Busy { why, retry_after } => busy(format!("hubgate: {why}"), retry_after, form),
         Error::TooMany(what) => Face::new(StatusCode::BAD_REQUEST, what),
     }
+}
+
+/// A no that the client's own terminal must explain (DESIGN section 6).
+fn refused(refusal: Refusal, form: &Form) -> Face {
+    let mut face = Face::new(StatusCode::FORBIDDEN, refusal.text.clone());
+    let gated = match form.refusal {
+        RefusalForm::Auto => form.client.shows_gated_reason(),
+        RefusalForm::Gated => true,
+        RefusalForm::Plain => false,
+    };
+    face.code = gated.then_some("GatedRepo");
+    face.refusal = Some(refusal);
+    face
 }
 
 /// Try again: 503, but 429 to a GET of those clients that give up on 503 there and retry 429 (PROTOCOL
@@ -169,7 +113,7 @@ fn upstream_face(error: &upstream::Error, form: &Form) -> Face {
         ErrorKind::RevisionNotFound => Face::new(StatusCode::NOT_FOUND, "Invalid rev id").code("RevisionNotFound"),
         ErrorKind::EntryNotFound => Face::new(StatusCode::NOT_FOUND, "Entry not found").code("EntryNotFound"),
         ErrorKind::Gated(_) | ErrorKind::Disabled | ErrorKind::Unavailable451 => {
-            Face::refused(Refusal { text, rule: None }, form)
+            refused(Refusal { text, rule: None }, form)
         }
         // Waiting doesn't help: somebody must change something.
         ErrorKind::TokenRefused
@@ -224,21 +168,16 @@ fn log(error: &Error, visit: &Visit) {
         Error::Upstream(_) | Error::Insane(_) | Error::Integrity { .. } => "upstream",
         Error::Store(_) | Error::Manifest(_) => "store",
     };
-    let text = causes(error);
     let repo = visit.repo.as_ref().map(tracing::field::display);
     let path = visit.path.as_ref().map(tracing::field::display);
-    warn!(fault, repo, path, request_id = visit.id.to_str().unwrap_or("-"), error = text, "a request failed");
-}
-
-/// An error with all beneath it, in one line.
-fn causes(error: &Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(beneath) = cause {
-        let _ = write!(text, ": {beneath}");
-        cause = beneath.source();
-    }
-    text
+    warn!(
+        fault,
+        repo,
+        path,
+        request_id = visit.id.to_str().unwrap_or("-"),
+        error = with_causes(error),
+        "a request failed"
+    );
 }
 
 /// What an operator sees of a problem.
@@ -267,7 +206,7 @@ pub(super) fn admin(problem: &Problem) -> AdminFace {
             let form = Form { refusal: RefusalForm::Plain, client: ClientKind::of(None), api: true, get: false };
             let face = face(error.clone(), &form);
             if face.status.is_server_error() {
-                warn!(error = causes(error), "a request of the admin API failed");
+                warn!(error = with_causes(error), "a request of the admin API failed");
             }
             let code = if face.refusal.is_some() { "refused" } else { "failed" };
             return AdminFace { status: face.status, code, message: face.message, retry_after: face.retry_after };
@@ -317,7 +256,7 @@ pub(super) fn too_slow(limit: Duration, form: &Form) -> Response<Payload> {
 pub(super) fn read_only(what: &str, form: &Form, visit: &mut Visit) -> Response<Payload> {
     visit.outcome = Outcome::Denied;
     let text = format!("hubgate is read-only: it does not {what}. Write to the Hub itself");
-    Face::refused(Refusal { text, rule: None }, &Form { refusal: RefusalForm::Plain, ..*form }).respond(form.api)
+    refused(Refusal { text, rule: None }, &Form { refusal: RefusalForm::Plain, ..*form }).respond(form.api)
 }
 
 /// A file that this client refuses over plain HTTP, with the cure (DESIGN section 7).
@@ -327,7 +266,7 @@ pub(super) fn too_large_for_client(size: u64, form: &Form, visit: &mut Visit) ->
         "hubgate: {size} bytes are more than this client downloads over plain HTTP (50 GB): \
          upgrade to huggingface_hub 1.0 or newer, or set HF_HUB_ENABLE_HF_TRANSFER=1 with hf_transfer and curl the URL"
     );
-    Face::refused(Refusal { text, rule: None }, form).respond(form.api)
+    refused(Refusal { text, rule: None }, form).respond(form.api)
 }
 
 /// Something of the Hub's that this gateway doesn't have, and what to do instead.
@@ -344,14 +283,9 @@ pub(super) fn no_such_page(api: bool) -> Response<Payload> {
 /// `auth.anonymous = false`, and no known token.
 pub(super) fn unauthorized(form: &Form) -> Response<Payload> {
     let text = "hubgate: this gateway serves known clients only: set HF_TOKEN to the token that its operator gave you";
-    let mut face = Face::refused(Refusal { text: text.into(), rule: None }, form);
+    let mut face = refused(Refusal { text: text.into(), rule: None }, form);
     face.status = StatusCode::UNAUTHORIZED;
-    let mut response = face.respond(form.api);
-    response.headers_mut().insert(
-        header::WWW_AUTHENTICATE,
-        HeaderValue::from_static("Bearer realm=\"Authentication required\", charset=\"UTF-8\""),
-    );
-    response
+    challenge(face.respond(form.api))
 }
 
 /// Whoami for a caller without a name here (PROTOCOL 5.1: the Hub's own shape).
@@ -361,11 +295,13 @@ pub(super) fn nobody(has_token: bool, form: &Form) -> Response<Payload> {
     } else {
         "Invalid username or password."
     };
-    let mut response = Face::new(StatusCode::UNAUTHORIZED, text).respond(form.api);
-    response.headers_mut().insert(
-        header::WWW_AUTHENTICATE,
-        HeaderValue::from_static("Bearer realm=\"Authentication required\", charset=\"UTF-8\""),
-    );
+    challenge(Face::new(StatusCode::UNAUTHORIZED, text).respond(form.api))
+}
+
+/// Says with which credentials a caller would be known, in the Hub's own words.
+fn challenge(mut response: Response<Payload>) -> Response<Payload> {
+    let how = HeaderValue::from_static("Bearer realm=\"Authentication required\", charset=\"UTF-8\"");
+    response.headers_mut().insert(header::WWW_AUTHENTICATE, how);
     response
 }
 
@@ -387,59 +323,6 @@ pub(super) fn panicked(panic: &Box<dyn Any + Send>, visit: &mut Visit) -> Respon
     );
     visit.reason = Some("panic".into());
     Face::new(StatusCode::INTERNAL_SERVER_ERROR, "hubgate failed on this request; its log says more").respond(false)
-}
-
-impl Face {
-    fn respond(self, api: bool) -> Response<Payload> {
-        let message = one_line(&self.message);
-        let (body, kind) = if api || self.refusal.is_some() {
-            let mut body = json!({ "error": message });
-            if let Some(rule) = self.refusal.as_ref().and_then(|refusal| refusal.rule.as_ref()) {
-                body["rule"] = json!(rule);
-            }
-            (body.to_string(), "application/json; charset=utf-8")
-        } else {
-            (message.clone(), "text/plain; charset=utf-8")
-        };
-        let length = body.len();
-        let mut response = Response::new(Payload::from(body));
-        *response.status_mut() = self.status;
-        let headers = response.headers_mut();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
-        headers.insert(header::CONTENT_LENGTH, length.into());
-        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        headers.insert(header::VARY, HeaderValue::from_static("Authorization, User-Agent"));
-        if let Some(code) = self.code {
-            headers.insert("x-error-code", HeaderValue::from_static(code));
-        }
-        if let Some(commit) = self.commit
-            && let Ok(commit) = HeaderValue::try_from(commit.to_string())
-        {
-            headers.insert("x-repo-commit", commit);
-        }
-        if let Some(after) = self.retry_after {
-            headers.insert(header::RETRY_AFTER, after.as_secs().max(1).into());
-        }
-        if self.refusal.is_some()
-            && let Ok(warning) = HeaderValue::try_from(format!("policy; {message}"))
-        {
-            headers.insert("x-hf-warning", warning);
-        }
-        if let Ok(message) = HeaderValue::try_from(message) {
-            headers.insert("x-error-message", message);
-        }
-        response
-    }
-}
-
-/// One line of printable ASCII, as a header takes it.
-pub(super) fn one_line(text: &str) -> String {
-    let plain = |c: char| match c {
-        ' '..='~' => c,
-        c if c.is_whitespace() || c.is_control() => ' ',
-        _ => '?',
-    };
-    text.chars().take(LONGEST_MESSAGE).map(plain).collect()
 }
 
 #[cfg(test)]
@@ -518,15 +401,5 @@ mod tests {
                 assert!(!face.message.contains(secret), "{shown}: {}", face.message);
             }
         }
-    }
-
-    #[test]
-    fn texts_are_one_line_of_ascii_in_headers() {
-        let refusal = Refusal { text: "no\r\nX-Forged: 1\t\u{e9}\u{7f}".into(), rule: Some("r".into()) };
-        let response = face(Error::Denied(refusal), &form(NEW, false)).respond(true);
-        assert_eq!(header(&response, "x-error-message"), "no  X-Forged: 1 ? ");
-        assert_eq!(header(&response, "x-hf-warning"), "policy; no  X-Forged: 1 ? ");
-        assert!(!response.headers().contains_key("x-forged"));
-        assert_eq!(one_line(&"x".repeat(5000)).len(), LONGEST_MESSAGE);
     }
 }

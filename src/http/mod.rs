@@ -19,6 +19,7 @@ mod admin;
 mod api;
 mod auth;
 mod error;
+mod face;
 mod hub;
 mod layers;
 mod own;
@@ -51,7 +52,7 @@ use crate::{
     telemetry::AccessLog,
 };
 use auth::{Auth, Caller};
-use error::Form;
+use face::Form;
 use layers::{Outcome, RequestIds, Visit};
 
 /// What the edge is made of.

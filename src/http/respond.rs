@@ -14,7 +14,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, hea
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::{
-    Ask, Payload, Shared, api, error,
+    Ask, Payload, Shared, error, face,
     hub::{Answer, Refused},
     layers::{Outcome, Visit},
 };
@@ -86,7 +86,7 @@ impl Shared {
         let range = match byte_range(ask, &content.etag) {
             Ok(range) => range,
             Err(problem) => {
-                insert(&mut headers, X_ERROR_MESSAGE, error::one_line(&problem.to_string()));
+                insert(&mut headers, X_ERROR_MESSAGE, face::one_line(&problem.to_string()));
                 return Ok(unsatisfiable(headers, content.size));
             }
         };
@@ -200,7 +200,7 @@ fn metadata(ask: &Ask<'_>, file: &File, content: &Content) -> HeaderMap {
     if let Some(disposition) = disposition(&file.path, ask.parts.uri.query()) {
         insert(&mut headers, header::CONTENT_DISPOSITION, disposition);
     }
-    if let Some(warning) = file.warning.as_ref().and_then(|warning| api::warning_header(warning)) {
+    if let Some(warning) = file.warning.as_ref().and_then(|warning| face::warning_header(warning)) {
         headers.insert(X_HF_WARNING, warning);
     }
     headers
