@@ -162,8 +162,14 @@ impl Config {
         check(self.auth.check());
         check(self.store_is_named());
         check(self.copies_are_apart());
-        if self.server.limits.connections == 0 {
+        let limits = &self.server.limits;
+        if limits.connections == 0 {
             check(Err("server.limits.connections: 0 would serve nobody; write at least 1".into()));
+        }
+        for (key, value) in [("header_timeout", limits.header_timeout), ("write_timeout", limits.write_timeout)] {
+            if value.is_zero() {
+                check(Err(format!("server.limits.{key}: 0s would serve nobody; write 1m or 5m")));
+            }
         }
         problems
     }

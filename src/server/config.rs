@@ -61,14 +61,19 @@ pub struct TlsConfig {
 pub struct ConnectionLimits {
     /// Most connections at once. A few more are told 503 with Retry-After; the rest wait to be accepted.
     pub connections: usize,
-    /// How long a request's head may take to arrive, and a connection may stay idle.
+    /// How long a request's head may take to arrive, and a connection may stay idle. After as long, an HTTP/2
+    /// client is asked whether it lives, and has 20 s to say so.
     #[serde(deserialize_with = "duration")]
     pub header_timeout: Duration,
+    /// How long a client may take nothing of what is ready for it; then its connection is closed. A download that
+    /// waits for the origin is none of this.
+    #[serde(deserialize_with = "duration")]
+    pub write_timeout: Duration,
 }
 
 impl Default for ConnectionLimits {
     fn default() -> Self {
-        Self { connections: 8192, header_timeout: Duration::from_mins(1) }
+        Self { connections: 8192, header_timeout: Duration::from_mins(1), write_timeout: Duration::from_mins(5) }
     }
 }
 

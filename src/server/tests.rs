@@ -1,10 +1,12 @@
+mod waits;
+
 use std::convert::Infallible;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, StreamBody, combinators::UnsyncBoxBody};
 use hyper::body::Frame;
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     sync::mpsc,
 };
 
@@ -96,24 +98,6 @@ async fn a_connection_past_the_limit_is_told_503_and_one_after_it_is_served_agai
             break;
         }
     }
-}
-
-#[tokio::test]
-async fn a_connection_that_never_asks_is_closed_and_one_that_waits_for_its_answer_is_not() {
-    let limits = ConnectionLimits { connections: 8, header_timeout: Duration::from_millis(50) };
-    let running = running_with(limits, Duration::from_secs(5), None).await;
-    let mut waiting = TcpStream::connect(running.address).await.unwrap();
-    ask(&mut waiting, "/slow").await;
-    for said in ["", "PRI * HT"] {
-        let mut silent = TcpStream::connect(running.address).await.unwrap();
-        silent.write_all(said.as_bytes()).await.unwrap();
-        let mut answer = Vec::new();
-        // Closed or reset: either way over.
-        let _ = silent.read_to_end(&mut answer).await;
-        assert!(answer.is_empty(), "{said:?}");
-    }
-    running.pieces.send(Bytes::from_static(b"late")).await.unwrap();
-    read_to(&mut waiting, "late").await;
 }
 
 #[tokio::test]

@@ -1,0 +1,225 @@
+//! What a connection is doing, seen from outside of hyper, which bounds only some of its waits: a client that asks
+//! for a file and reads nothing of it would keep its connection for ever, and so would one of HTTP/2 that asks
+//! nothing more.
+//!
+//! The socket and the answers note what happens to them; the connection's loop looks from time to time. Whether an
+//! answer is late because its source is slow is none of this module's business: only the client's part counts.
+
+use std::{
+    io,
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll},
+};
+
+use hyper::{
+    Version,
+    body::{Body, Frame, SizeHint},
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    time::Instant,
+};
+
+use super::ConnectionLimits;
+
+/// What is known of one connection.
+#[derive(Debug)]
+pub(super) struct Activity(Mutex<State>);
+
+#[derive(Debug)]
+struct State {
+    begun: Instant,
+    /// The version of its requests, once there was one.
+    version: Option<Version>,
+    /// Since when the socket takes nothing of what is ready.
+    blocked: Option<Instant>,
+    /// The answers under way: which, and since when a piece of it was not followed by the wish for another.
+    answers: Vec<(u64, Option<Instant>)>,
+    next: u64,
+    /// Since when no answer is under way.
+    idle: Instant,
+}
+
+/// Why a connection has to go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Overdue {
+    /// No request came.
+    NeverAsked,
+    /// Nothing is under way. (HTTP/1's idle connections are closed by hyper.)
+    Idle,
+    /// The client takes nothing of what is ready for it.
+    NotReading,
+}
+
+/// What a look found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Look {
+    /// All is well. Look again then; nothing can be overdue before.
+    Again(Instant),
+    /// It has to go.
+    Overdue(Overdue),
+}
+
+impl Activity {
+    pub(super) fn new() -> Arc<Self> {
+        let now = Instant::now();
+        let state = State { begun: now, version: None, blocked: None, answers: Vec::new(), next: 0, idle: now };
+        Arc::new(Self(Mutex::new(state)))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes a request; its answer is under way until what this returns is dropped.
+    pub(super) fn begin(self: &Arc<Self>, version: Version) -> Answering {
+        let mut state = self.state();
+        state.version = Some(version);
+        let number = state.next;
+        state.next += 1;
+        state.answers.push((number, None));
+        Answering { activity: self.clone(), number }
+    }
+
+    /// Whether the connection has kept us waiting for longer than it may.
+    pub(super) fn look(&self, limits: &ConnectionLimits) -> Look {
+        let (state, now) = (self.state(), Instant::now());
+        let never_asked = state.version.is_none().then_some(state.begun);
+        let idle = (state.version == Some(Version::HTTP_2) && state.answers.is_empty()).then_some(state.idle);
+        let unread = state.answers.iter().filter_map(|(_, since)| *since).chain(state.blocked).min();
+        let due = [
+            never_asked.map(|since| (since + limits.header_timeout, Overdue::NeverAsked)),
+            idle.map(|since| (since + limits.header_timeout, Overdue::Idle)),
+            unread.map(|since| (since + limits.write_timeout, Overdue::NotReading)),
+        ];
+        let again = now + limits.header_timeout.min(limits.write_timeout);
+        match due.into_iter().flatten().min_by_key(|(at, _)| *at) {
+            Some((at, why)) if at <= now => Look::Overdue(why),
+            Some((at, _)) => Look::Again(at.min(again)),
+            None => Look::Again(again),
+        }
+    }
+}
+
+/// An answer under way.
+#[derive(Debug)]
+pub(super) struct Answering {
+    activity: Arc<Activity>,
+    number: u64,
+}
+
+impl Answering {
+    fn note(&self, since: Option<Instant>) {
+        let mut state = self.activity.state();
+        if let Some(answer) = state.answers.iter_mut().find(|(number, _)| *number == self.number) {
+            answer.1 = since;
+        }
+    }
+}
+
+impl Drop for Answering {
+    fn drop(&mut self) {
+        let mut state = self.activity.state();
+        state.answers.retain(|(number, _)| *number != self.number);
+        if state.answers.is_empty() {
+            state.idle = Instant::now();
+        }
+    }
+}
+
+/// An answer's body. hyper asks for a piece only when there is room for it.
+#[derive(Debug)]
+pub(super) struct Watched<B> {
+    body: B,
+    answering: Answering,
+}
+
+impl<B> Watched<B> {
+    pub(super) fn new(body: B, answering: Answering) -> Self {
+        Self { body, answering }
+    }
+}
+
+impl<B: Body + Unpin> Body for Watched<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+        let this = self.get_mut();
+        let frame = Pin::new(&mut this.body).poll_frame(cx);
+        // While there is no piece, it is the client who waits.
+        this.answering.note(frame.is_ready().then(Instant::now));
+        frame
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// A socket that notes when it takes nothing.
+#[derive(Debug)]
+pub(super) struct Socket<S> {
+    stream: S,
+    activity: Arc<Activity>,
+    is_blocked: bool,
+}
+
+impl<S> Socket<S> {
+    pub(super) fn new(stream: S, activity: Arc<Activity>) -> Self {
+        Self { stream, activity, is_blocked: false }
+    }
+
+    fn note<T>(&mut self, outcome: Poll<T>) -> Poll<T> {
+        if outcome.is_pending() != self.is_blocked {
+            self.is_blocked = outcome.is_pending();
+            self.activity.state().blocked = self.is_blocked.then(Instant::now);
+        }
+        outcome
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Socket<S> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_read(cx, buffer)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Socket<S> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let outcome = Pin::new(&mut this.stream).poll_write(cx, bytes);
+        this.note(outcome)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let outcome = Pin::new(&mut this.stream).poll_write_vectored(cx, slices);
+        this.note(outcome)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let outcome = Pin::new(&mut this.stream).poll_flush(cx);
+        this.note(outcome)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let outcome = Pin::new(&mut this.stream).poll_shutdown(cx);
+        this.note(outcome)
+    }
+}
