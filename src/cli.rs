@@ -40,7 +40,8 @@ struct SourceArgs {
     /// The configuration file; without it ./config.toml, if there is one.
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Sets one key, above file and environment: --set upstream.offline=true.
+    /// Sets one key, above file and environment: --set upstream.offline=true. The value is written as in the file, or
+    /// without quotes.
     #[arg(long = "set", global = true, value_name = "KEY=VALUE", value_parser = pair)]
     set: Vec<(String, String)>,
 }
@@ -186,7 +187,8 @@ impl Cli {
 fn serve(loaded: &Loaded) -> Done {
     let telemetry = telemetry::init(&loaded.config.log).map_err(|error| Failure::Setup(error.to_string()))?;
     server::raise_open_files();
-    runtime()?.block_on(async {
+    let runtime = runtime()?;
+    let outcome = runtime.block_on(async {
         let stop = CancellationToken::new();
         let signals = stop_on_signals(stop.clone()).map_err(Wrapped)?;
         let app = App::build(loaded, telemetry.access.clone()).await?;
@@ -196,7 +198,10 @@ fn serve(loaded: &Loaded) -> Done {
         let outcome = app.run(stop).await;
         signals.abort();
         Ok(outcome?)
-    })
+    });
+    // Dropped, it would wait for every call to the file system that has not come back.
+    runtime.shutdown_background();
+    outcome
 }
 
 fn check_config(loaded: &Loaded) -> Done {
@@ -216,8 +221,8 @@ fn check_config(loaded: &Loaded) -> Done {
 }
 
 /// For commands that do their work and end: complaints on standard error, no access lines.
-fn quiet_logs(loaded: &Loaded) -> Result<telemetry::Telemetry, Failure> {
-    let log = LogConfig { filter: "warn".into(), ..loaded.config.log.clone() };
+fn quiet_logs(loaded: &Loaded, filter: &str) -> Result<telemetry::Telemetry, Failure> {
+    let log = LogConfig { filter: filter.into(), ..loaded.config.log.clone() };
     telemetry::init(&log).map_err(|error| Failure::Setup(error.to_string()))
 }
 
@@ -231,7 +236,15 @@ fn with_core<F>(loaded: &Loaded, work: impl FnOnce(std::sync::Arc<Core>) -> F) -
 where
     F: Future<Output = Done>,
 {
-    let _logs = quiet_logs(loaded)?;
+    with_core_and_logs(loaded, "warn", work)
+}
+
+/// The same with a log filter of the command's own.
+fn with_core_and_logs<F>(loaded: &Loaded, filter: &str, work: impl FnOnce(std::sync::Arc<Core>) -> F) -> Done
+where
+    F: Future<Output = Done>,
+{
+    let _logs = quiet_logs(loaded, filter)?;
     runtime()?.block_on(async {
         let core = std::sync::Arc::new(Core::build(loaded).await?);
         let outcome = work(core.clone()).await;

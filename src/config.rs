@@ -204,6 +204,13 @@ impl Config {
         if s3.bucket.is_empty() {
             return Err("store.s3.bucket: name the bucket, since store.kind is \"s3\"".into());
         }
+        if !is_bucket_name(&s3.bucket) {
+            return Err(format!(
+                "store.s3.bucket: {:?} is no name of a bucket: write 3 to 63 letters, digits, '-' and '.', and \
+                 store.s3.prefix for what follows a slash",
+                s3.bucket
+            ));
+        }
         if s3.secret_key.is_some() && s3.secret_key_file.is_some() {
             return Err("store.s3.secret_key and store.s3.secret_key_file: set one of them".into());
         }
@@ -238,6 +245,13 @@ impl Config {
             own.join("/")
         ))
     }
+}
+
+/// Whether some S3 server has buckets of such a name: AWS's rules, with the capitals and underscores of old ones. An
+/// access point's ARN stands for a bucket, too.
+fn is_bucket_name(name: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._".contains(&byte);
+    name.starts_with("arn:") || ((3..=63).contains(&name.len()) && name.bytes().all(plain))
 }
 
 fn listens(key: &str, address: &str) -> Result<(), String> {

@@ -4,6 +4,7 @@
 use std::{
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
@@ -11,18 +12,18 @@ use std::{
 use anyhow::{Context as _, anyhow};
 use clap::Args;
 use rustls::{
-    DigitallySignedStruct, SignatureScheme,
+    ClientConfig, DigitallySignedStruct, SignatureScheme,
     client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     crypto::CryptoProvider,
 };
-use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject as _};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::{TcpStream, lookup_host},
 };
 
 use super::{Done, Failure, runtime};
-use crate::config::Loaded;
+use crate::{config::Loaded, server::TlsConfig};
 
 /// A gateway that takes longer is not well.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -32,37 +33,60 @@ pub(super) struct HealthcheckArgs {
     /// Asks whether it is ready for traffic, rather than whether it lives.
     #[arg(long)]
     ready: bool,
+    /// The client certificate to show where the server asks for one; without it, the server's own.
+    #[arg(long, value_name = "FILE", requires = "key")]
+    cert: Option<PathBuf>,
+    /// Its private key.
+    #[arg(long, value_name = "FILE", requires = "cert")]
+    key: Option<PathBuf>,
 }
 
 pub(super) fn run(loaded: &Loaded, args: &HealthcheckArgs) -> Done {
     let page = if args.ready { "/-/readyz" } else { "/-/livez" };
     let server = &loaded.config.server;
+    let tls = server.tls.cert.is_some().then(|| client_config(&server.tls, args)).transpose()?;
     runtime()?.block_on(async {
-        let asked = tokio::time::timeout(PATIENCE, ask(&server.listen, server.tls.cert.is_some(), page)).await;
+        let asked = tokio::time::timeout(PATIENCE, ask(&server.listen, tls, page)).await;
         let answer = asked.map_err(|_| Failure::Failed(anyhow!("{}: no answer within {PATIENCE:?}", server.listen)))?;
-        let (status, body) = answer.with_context(|| server.listen.clone()).map_err(Failure::Failed)?;
+        let place = || match server.tls.client_ca {
+            Some(_) => format!(
+                "{}: server.tls.client_ca is set: name a certificate that it has signed for clients with --cert and --key",
+                server.listen
+            ),
+            None => server.listen.clone(),
+        };
+        let (status, body) = answer.with_context(place).map_err(Failure::Failed)?;
         print!("{}", if body.ends_with('\n') { body } else { body + "\n" });
         if status == 200 { Ok(()) } else { Err(Failure::Failed(anyhow!("{page} answers {status}"))) }
     })
 }
 
+/// TLS to ourselves, with a client certificate where the server wants one.
+fn client_config(server: &TlsConfig, args: &HealthcheckArgs) -> Result<ClientConfig, Failure> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider.clone())
+        .with_safe_default_protocol_versions()
+        .map_err(|error| Failure::Failed(error.into()))?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(OurOwn(provider)));
+    let own = server.client_ca.as_ref().and(server.cert.as_ref().zip(server.key.as_ref()));
+    let Some((cert, key)) = args.cert.as_ref().zip(args.key.as_ref()).or(own) else {
+        return Ok(builder.with_no_client_auth());
+    };
+    let setup = |path: &Path, error: &dyn std::fmt::Display| Failure::Setup(format!("{}: {error}", path.display()));
+    let chain = CertificateDer::pem_file_iter(cert).and_then(Iterator::collect).map_err(|error| setup(cert, &error))?;
+    let secret = PrivateKeyDer::from_pem_file(key).map_err(|error| setup(key, &error))?;
+    builder.with_client_auth_cert(chain, secret).map_err(|error| setup(cert, &error))
+}
+
 /// The status and the body of a page.
-async fn ask(listen: &str, tls: bool, page: &str) -> io::Result<(u16, String)> {
+async fn ask(listen: &str, tls: Option<ClientConfig>, page: &str) -> io::Result<(u16, String)> {
     let bound = lookup_host(listen).await?.next().ok_or_else(|| io::Error::other(format!("{listen}: no address")))?;
     let address = SocketAddr::new(reachable(bound.ip()), bound.port());
     let stream = TcpStream::connect(address).await?;
-    if !tls {
-        return get(stream, page).await;
-    }
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = rustls::ClientConfig::builder_with_provider(provider.clone())
-        .with_safe_default_protocol_versions()
-        .map_err(io::Error::other)?
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(OurOwn(provider)))
-        .with_no_client_auth();
+    let Some(tls) = tls else { return get(stream, page).await };
     let stream =
-        tokio_rustls::TlsConnector::from(Arc::new(config)).connect(ServerName::from(address.ip()), stream).await?;
+        tokio_rustls::TlsConnector::from(Arc::new(tls)).connect(ServerName::from(address.ip()), stream).await?;
     get(stream, page).await
 }
 

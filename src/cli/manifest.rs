@@ -1,6 +1,10 @@
 //! `hubgate manifest`: what came in, read from the log in the store.
 
-use std::{fs::File, io, path::PathBuf};
+use std::{
+    fs::File,
+    io::{self, IsTerminal as _},
+    path::PathBuf,
+};
 
 use anyhow::Context as _;
 use clap::{Args, Subcommand, ValueEnum};
@@ -10,12 +14,12 @@ use super::{Done, Failure, with_core};
 use crate::{
     app::Core,
     config::Loaded,
-    manifest::{Filter, Format, export},
+    manifest::{Filter, Format, TEXT_COLUMNS, export},
 };
 
 #[derive(Debug, Subcommand)]
 pub(super) enum ManifestCommand {
-    /// Lists what is stored, a line for each file.
+    /// Lists what is stored, a line for each file; on a terminal, under a line that names the columns.
     List(Selection),
     /// Writes what is stored, for other programs.
     Export {
@@ -89,7 +93,12 @@ pub(super) fn run(loaded: &Loaded, command: &ManifestCommand) -> Done {
     };
     let filter = selection.filter()?;
     with_core(loaded, async |core: std::sync::Arc<Core>| match output {
-        None => write(&core, &filter, format, &mut io::stdout()).await,
+        None => {
+            if format == Format::Text && io::stdout().is_terminal() {
+                println!("{TEXT_COLUMNS}");
+            }
+            write(&core, &filter, format, &mut io::stdout()).await
+        }
         Some(path) => {
             let file = File::create(path).with_context(|| path.display().to_string()).map_err(Failure::Failed)?;
             write(&core, &filter, format, &mut io::BufWriter::new(file)).await

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
 
-use super::{Done, Failure, RepoAtRevision, with_core};
+use super::{Done, Failure, RepoAtRevision, with_core_and_logs};
 use crate::{
     app::Core,
     config::Loaded,
@@ -63,7 +63,8 @@ fn check(loaded: &Loaded, args: &CheckArgs) -> Done {
 /// Exit code 1 where the repo would not be served.
 fn explain(loaded: &Loaded, args: &ExplainArgs) -> Done {
     let RepoAtRevision { repo, revision } = args.repo.clone();
-    with_core(loaded, async |core: Arc<Core>| {
+    // What the gateway can't learn is a part of the answer.
+    with_core_and_logs(loaded, "warn,hubgate::gateway=off", async |core: Arc<Core>| {
         let explanation = core.gateway.explain(&Asker::operator("policy explain"), &repo, &revision).await;
         if args.json {
             print_json(&explanation)?;

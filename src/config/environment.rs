@@ -98,9 +98,18 @@ pub(super) fn flags(pairs: &[(String, String)]) -> Result<Dict, String> {
         if key.is_empty() || key.split('.').any(str::is_empty) {
             return Err(format!("--set {key}: write --set section.key=value"));
         }
-        put(&mut dict, &key.split('.').collect::<Vec<_>>(), read(value));
+        put(&mut dict, &key.split('.').collect::<Vec<_>>(), written(value));
     }
     Ok(dict)
+}
+
+/// A value as somebody types it: what is a text, list or table of TOML is that, everything else as in the environment,
+/// since `log.format=json` is what people write.
+fn written(text: &str) -> Value {
+    let begins = text.starts_with(['"', '\'', '[', '{']);
+    let table: Option<toml::Table> = begins.then(|| format!("it = {text}").parse().ok()).flatten();
+    let value = table.and_then(|mut table| Value::serialize(table.remove("it")).ok());
+    value.unwrap_or_else(|| read(text))
 }
 
 /// Lists and tables are written as in TOML; everything else is a text, which the key may read as a number.

@@ -42,6 +42,27 @@ fn flags_win_over_the_environment_and_that_over_the_file_and_that_over_defaults(
 }
 
 #[test]
+fn a_flag_may_be_written_as_in_the_file_or_without_quotes() {
+    let contact = |value: &str| loaded("", &[], &[("policy.contact", value)]).config.policy.contact.unwrap();
+    for (written, meant) in [
+        ("me@example.com", "me@example.com"),
+        ("\"me@example.com\"", "me@example.com"),
+        ("'me \"too\"'", "me \"too\""),
+        ("\"a\\u0062\"", "ab"),
+        ("\"half", "\"half"),
+        ("\"a\" and \"b\"", "\"a\" and \"b\""),
+        ("12", "12"),
+    ] {
+        assert_eq!(contact(written), meant, "{written}");
+    }
+    let flags = [("upstream.allowed_hosts", "['a', \"b\"]"), ("upstream.offline", "true"), ("limits.burst", "7")];
+    let config = loaded("", &[], &flags).config;
+    assert_eq!(config.upstream.allowed_hosts, ["a", "b"]);
+    assert!(config.upstream.offline);
+    assert_eq!(config.limits.burst.get(), 7);
+}
+
+#[test]
 fn environment_values_become_what_the_key_wants() {
     let variables = [
         ("HUBGATE_SERVER__TLS__CERT", ""),
@@ -111,6 +132,9 @@ fn what_is_wrong_is_named_with_its_place_and_a_remedy() {
         ("[server]\npublic_url = 'hub'", "server.public_url: \"hub\": "),
         ("[server.tls]\ncert = '/nowhere'\nkey = '/nowhere'", "server.tls.cert: /nowhere: "),
         ("[store]\nkind = 's3'", "store.s3.bucket: name the bucket"),
+        ("[store]\nkind = 's3'\ns3.bucket = 'my models'", "store.s3.bucket: \"my models\" is no name of a bucket"),
+        ("[store]\nkind = 's3'\ns3.bucket = 'models/x'", "and store.s3.prefix for what follows a slash"),
+        ("[server.limits]\nwrite_timeout = '0s'", "server.limits.write_timeout: 0s"),
         ("[log]\nfilter = 'hubgate=loud'", "log.filter: \"hubgate=loud\": "),
         ("[auth]\nanonymous = false", "auth.anonymous: false serves nobody"),
         ("[auth]\nclients = [{ name = 'x' }]", "token_sha256 is missing"),
@@ -157,8 +181,9 @@ fn copies_never_overlap_the_stores_own_keys() {
         ("a/hubgate", "a", false),
         ("a/hubgate", "/a/hubgate-2/", true),
     ] {
-        let file =
-            format!("[store]\nkind = 's3'\n[store.s3]\nbucket = 'b'\nprefix = '{own}'\n[publish]\nprefix = '{copies}'");
+        let file = format!(
+            "[store]\nkind = 's3'\n[store.s3]\nbucket = 'bucket'\nprefix = '{own}'\n[publish]\nprefix = '{copies}'"
+        );
         let (sources, _folder) = sources(Some(&file), &[], &[]);
         assert_eq!(load(&sources).is_ok(), good, "{own:?} and {copies:?}");
     }

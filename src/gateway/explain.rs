@@ -29,7 +29,7 @@ impl Gateway {
                                 .to_owned(),
                         );
                     }
-                    match self.learn_to_explain(asker, &resolved).await {
+                    match self.learn_to_explain(asker, &resolved, &mut notes).await {
                         Ok((known_facts, known_files)) => (facts, files) = (Some(known_facts), known_files),
                         Err(error) => notes.push(format!("facts not known: {error}")),
                     }
@@ -71,10 +71,17 @@ impl Gateway {
         &self,
         asker: &Asker,
         resolved: &Resolved,
+        notes: &mut Vec<String>,
     ) -> Result<(policy::RepoFacts, Option<Vec<(RepoPath, u64)>>)> {
         let known = self.known(asker, resolved).await?;
         let facts = self.policy_facts(resolved, known.facts()).await?;
-        let Ok(snapshot) = self.whole(asker, &known).await else { return Ok((facts, None)) };
+        let snapshot = match self.whole(asker, &known).await {
+            Ok(snapshot) => snapshot,
+            Err(error) => {
+                notes.push(format!("files not known: {error}"));
+                return Ok((facts, None));
+            }
+        };
         let mut files = Vec::with_capacity(snapshot.index.files);
         for number in 0..snapshot.index.pieces() {
             let piece = self.snapshots.piece(&snapshot, number).await?;

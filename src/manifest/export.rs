@@ -57,9 +57,12 @@ pub enum Format {
     Csv,
     /// The log's own lines, unchanged, so that their chain can be checked with `sha256sum` alone.
     Jsonl,
-    /// A line for the eye: time, what, repo@commit, path, size, licence.
+    /// A line for the eye: [`TEXT_COLUMNS`].
     Text,
 }
+
+/// The columns of [`Format::Text`], for whoever shows them to people; the text itself begins without.
+pub const TEXT_COLUMNS: &str = "TIME  WHAT  REPO@COMMIT  PATH  BYTES  LICENCE";
 
 /// The columns of the CSV. The first five are those of the plain mirror's manifest.
 pub const COLUMNS: [&str; 22] = [

@@ -34,7 +34,7 @@ use crate::{
 };
 
 pub use entry::Entry;
-pub use export::{COLUMNS, Exported, Filter, Format, export};
+pub use export::{COLUMNS, Exported, Filter, Format, TEXT_COLUMNS, export};
 pub use log::{LogFault, LogItem, Logged, log};
 pub use record::{NewRecord, Record, What, WriterId};
 

@@ -22,6 +22,9 @@ use super::{ConfigError, Error, ErrorKind, ProxyEnv, Result, UpstreamConfig, sec
 /// How long a 407 is remembered: accounts get locked after a few.
 const REFUSED_FOR: Duration = Duration::from_mins(1);
 
+/// The key of the proxy in the configuration.
+const CONFIGURED: &str = "upstream.proxy";
+
 /// The proxy for each target, decided from configuration alone.
 #[derive(Debug)]
 pub(super) enum Proxies {
@@ -58,7 +61,7 @@ impl Proxies {
         let parse = |key, text: &str| Proxy::parse(key, text, account.clone()).map(Arc::new);
         match config.proxy.as_deref().map(str::trim) {
             Some("none") => Ok(Self::Never),
-            Some(text) => Ok(Self::Always(parse("upstream.proxy", text)?)),
+            Some(text) => Ok(Self::Always(parse(CONFIGURED, text)?)),
             None => {
                 let of = |key, text: Option<String>| {
                     let text = text.as_deref().map(str::trim).filter(|text| !text.is_empty());
@@ -125,6 +128,10 @@ impl Proxy {
     fn parse(key: &'static str, text: &str, account: Option<Arc<Account>>) -> std::result::Result<Self, ConfigError> {
         // The text may hold a password, so no message repeats it.
         let wrong = |problem: &str| Err(ConfigError::new(key, format!("{problem}; write http://host:port")));
+        // Of the environment's variables every tool knows this habit; in a file it is a slip.
+        if !text.contains("://") && key == CONFIGURED {
+            return wrong("no scheme before the host");
+        }
         let text = if text.contains("://") { text.to_owned() } else { format!("http://{text}") };
         let Ok(url) = Url::parse(&text) else { return wrong("not a URL") };
         let is_tls = match url.scheme() {
@@ -255,7 +262,13 @@ mod tests {
 
     #[test]
     fn a_proxy_that_cannot_be_used_is_refused_without_its_password() {
-        for bad in ["socks5://me:hunter2@p:1080", "http://me:hunter2@p:3128/path", "http://me:hunter2@", "http://["] {
+        for bad in [
+            "socks5://me:hunter2@p:1080",
+            "http://me:hunter2@p:3128/path",
+            "http://me:hunter2@",
+            "http://[",
+            "me:hunter2@p:3128",
+        ] {
             let error = proxies(&format!("proxy = '{bad}'"), &ProxyEnv::default()).unwrap_err().to_string();
             assert!(error.starts_with("upstream.proxy: ") && !error.contains("hunter2"), "{error}");
         }

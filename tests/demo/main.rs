@@ -8,7 +8,7 @@
 #[allow(dead_code, reason = "the demo uses a part of it")]
 mod client;
 
-use std::path::Path;
+use std::{io::IsTerminal as _, path::Path};
 
 use anyhow::{Context, Result, ensure};
 use client::Client;
@@ -26,7 +26,10 @@ const REFUSED: &str = "acme/secret";
 const FILES: [&str; 5] = ["README.md", "config.json", "tokenizer.json", "model.safetensors", "empty.txt"];
 
 fn say(who: &str, what: &str) {
-    println!("\n\x1b[1m[{who}]\x1b[0m {what}");
+    // https://no-color.org
+    let plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    let (bold, normal) = if std::io::stdout().is_terminal() && !plain { ("\x1b[1m", "\x1b[0m") } else { ("", "") };
+    println!("\n{bold}[{who}]{normal} {what}");
 }
 
 #[tokio::main]

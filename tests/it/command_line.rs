@@ -48,6 +48,32 @@ fn check_config_says_what_holds_and_no_secret() {
 }
 
 #[test]
+fn a_proxy_without_its_scheme_is_a_setup_error_and_a_flag_may_be_quoted() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::create_dir(folder.path().join("policy")).unwrap();
+    let (code, _, complaint) = ran(folder.path(), &["check-config", "--set", "upstream.proxy=proxy:3128"]);
+    assert_eq!(code, 2);
+    assert!(complaint.contains("upstream.proxy: no scheme") && complaint.contains("http://host:port"), "{complaint}");
+    let (code, said, complaint) =
+        ran(folder.path(), &["check-config", "--set", "upstream.proxy=\"http://proxy:3128\""]);
+    assert_eq!(code, 0, "{complaint}");
+    assert!(said.contains("proxy = \"http://proxy:3128\"  # from --set"), "{said}");
+}
+
+/// What the gateway can't learn of a repo is the answer, not a fault in the log.
+#[tokio::test(flavor = "multi_thread")]
+async fn explain_of_a_gated_repo_says_why_on_standard_output_alone() {
+    let hub = Standin::builder().fixtures().start().await;
+    let root = crate::support::process::set_up(&hub, "");
+    let output = crate::support::process::hubgate(root.path(), &["policy", "explain", "acme/gated"]).output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    let (said, complaint) = (text(output.stdout), text(output.stderr));
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("gated") && said.contains("not known"), "{said}");
+    assert_eq!(complaint, "");
+}
+
+#[test]
 fn a_bad_policy_is_exit_2_and_named_by_file_and_line() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::create_dir(folder.path().join("policy")).unwrap();
@@ -110,6 +136,11 @@ async fn a_model_comes_in_and_the_program_tells_of_it() {
     let (code, said, _) = ran(folder.path(), &["manifest", "list"]);
     assert_eq!((code, said.lines().count()), (0, 1), "{said}");
     assert!(said.contains("acme/tiny") && said.contains("model.safetensors"), "{said}");
+    let script = format!("{} manifest list", env!("CARGO_BIN_EXE_hubgate"));
+    let typescript = Command::new("script").args(["-qec", &script, "/dev/null"]).current_dir(folder.path()).output();
+    let shown = String::from_utf8(typescript.unwrap().stdout).unwrap();
+    let lines: Vec<_> = shown.lines().collect();
+    assert!(lines.len() == 2 && lines[0].starts_with("TIME  WHAT  REPO@COMMIT  PATH"), "on a terminal: {shown}");
     let (_, csv, _) = ran(folder.path(), &["manifest", "export", "--format", "csv"]);
     assert!(csv.starts_with("repo,revision,sha256,size,license,") && csv.contains(&sha256), "{csv}");
     let (code, said, complaint) = ran(folder.path(), &["verify"]);

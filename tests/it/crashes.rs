@@ -206,7 +206,7 @@ async fn what_is_set_up_wrongly_is_named_with_file_key_value_and_remedy() {
     fails_to_start(root.path(), &["policy.toml", "pin", "12"]);
 }
 
-fn fails_to_start(root: &Path, said: &[&str]) {
+pub(crate) fn fails_to_start(root: &Path, said: &[&str]) {
     let mut child = hubgate(root, &["serve"]).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
     let mut complaints = child.stderr.take().unwrap();
     let reader = std::thread::spawn(move || {

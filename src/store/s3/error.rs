@@ -115,6 +115,9 @@ fn answered<E: ProvideErrorMetadata>(failure: &Failure<E>) -> ErrorKind {
         Some("NoSuchBucket") => {
             ErrorKind::Misconfigured("the bucket is not there: create it, or correct store.s3.bucket".into())
         }
+        Some("InvalidBucketName") => {
+            ErrorKind::Misconfigured("the server has no buckets of such a name: correct store.s3.bucket".into())
+        }
         Some("RequestTimeTooSkewed") => ErrorKind::Misconfigured(skew(failure, SystemTime::now())),
         Some(
             "PermanentRedirect" | "TemporaryRedirect" | "AuthorizationHeaderMalformed" | "IllegalLocationConstraint",

@@ -53,6 +53,11 @@ fn cannot(bucket: &Bucket, what: &str, right: &str, error: Error) -> Error {
             };
             misconfigured(bucket, &format!("cannot be used to {what}: {why}")).caused_by(error)
         }
+        ErrorKind::Misconfigured(problem) => {
+            let mut named = misconfigured(bucket, &format!("cannot be used to {what}: {problem}"));
+            named.source = error.source;
+            named
+        }
         _ => error,
     }
 }
