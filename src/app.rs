@@ -17,6 +17,7 @@ use std::{
 
 use tokio::{
     sync::oneshot,
+    task::JoinHandle,
     time::{self, Instant},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -26,11 +27,11 @@ use crate::{
     admin::Admin,
     config::Loaded,
     gateway::{Gateway, GatewayConfig},
-    http::{Addresses, Edge, EdgeParts, Readiness, Side},
+    http::{Addresses, Edge, EdgeParts, Readiness, Side, Traffic},
     manifest::{Manifest, WriterId},
     policy::{self, PolicyHandle, Severity},
     server::{self, Listener, Serve, Tls},
-    store::{self, ErrorKind, Store, open_layout},
+    store::{self, ErrorKind, Store, StoreHealth, open_layout},
     telemetry::{AccessLog, with_causes},
     upstream::Upstream,
 };
@@ -67,6 +68,8 @@ impl StartError {
 pub struct Core {
     /// The store.
     pub store: Arc<dyn Store>,
+    /// How it is doing.
+    pub store_health: Arc<StoreHealth>,
     /// The policy in force.
     pub policy: Arc<PolicyHandle>,
     /// The way out.
@@ -95,6 +98,7 @@ impl Core {
         let writer = WriterId::new();
         let store =
             store::build(&config.store, &config.spool, writer.as_str()).await.map_err(|error| store_error(&error))?;
+        let (store, store_health) = store::watched(store);
         let (manifest_tasks, manifest_stop) = (TaskTracker::new(), CancellationToken::new());
         let admin = Admin::new(store.clone(), writer.clone());
         let manifest = Manifest::start(store.clone(), writer, &manifest_tasks, manifest_stop.clone());
@@ -108,7 +112,7 @@ impl Core {
         };
         let gateway =
             Gateway::new(gateway_config, store.clone(), policy.clone(), upstream.clone(), manifest.clone(), &tasks);
-        Ok(Self { store, policy, upstream, gateway, admin, tasks, manifest_tasks, manifest_stop })
+        Ok(Self { store, store_health, policy, upstream, gateway, admin, tasks, manifest_tasks, manifest_stop })
     }
 
     /// Waits for what is under way, at most until `deadline`, and for the manifest's last records.
@@ -157,6 +161,8 @@ impl App {
             refusal: config.policy.refusal,
             access,
             readiness: readiness.clone(),
+            store: core.store_health.clone(),
+            traffic: Arc::new(Traffic::default()),
         };
         let mut listeners = Vec::new();
         let public = Listener::bind(&config.server.listen).await?;
@@ -191,9 +197,10 @@ impl App {
     /// # Errors
     /// A store that is set up wrongly, which only asking it can tell.
     pub async fn run(self, stop: CancellationToken) -> Result<(), StartError> {
-        let background = TaskTracker::new();
+        let mut background = Background::default();
         let (wrong, found_wrong) = oneshot::channel();
-        background.spawn(open_store(self.core.store.clone(), self.readiness.clone(), wrong, stop.clone()));
+        let store = open_store(self.core.store.clone(), self.readiness.clone(), wrong, stop.clone());
+        background.spawn("the store", store);
         let policy = self.core.policy.current();
         info!(
             version = env!("CARGO_PKG_VERSION"),
@@ -208,10 +215,10 @@ impl App {
                 warn!("policy: {finding}");
             }
         }
-        background.spawn(self.core.policy.clone().watch(stop.clone()));
-        background.spawn(on_hangup(self.core.policy.clone(), self.tls.clone(), stop.clone()));
+        background.spawn("the policy folder", self.core.policy.clone().watch(stop.clone()));
+        background.spawn("SIGHUP", on_hangup(self.core.policy.clone(), self.tls.clone(), stop.clone()));
         if let Some(tls) = &self.tls {
-            background.spawn(watch_tls(tls.clone(), stop.clone()));
+            background.spawn("the certificates", watch_tls(tls.clone(), stop.clone()));
         }
         let sockets = TaskTracker::new();
         for (listener, edge) in self.listeners {
@@ -229,10 +236,31 @@ impl App {
         info!(drain = ?self.serve.drain_timeout, "stopping: answers under way may finish");
         sockets.wait().await;
         self.core.stop(deadline).await;
-        background.close();
-        background.wait().await;
+        background.end(deadline).await;
         info!("stopped");
         outcome
+    }
+}
+
+/// What goes on beside the requests, each with what it looks after.
+#[derive(Default)]
+struct Background(Vec<(&'static str, JoinHandle<()>)>);
+
+impl Background {
+    fn spawn(&mut self, of: &'static str, work: impl Future<Output = ()> + Send + 'static) {
+        self.0.push((of, tokio::spawn(work)));
+    }
+
+    /// Waits for the ends of all, at most until `deadline`. A file system that doesn't answer must not keep the
+    /// process.
+    async fn end(self, deadline: Instant) {
+        for (of, task) in self.0 {
+            match time::timeout_at(deadline, task).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => error!(of, %error, "a task beside the requests failed"),
+                Err(_) => warn!(of, "the drain time is over; a look that does not come to its end is left alone"),
+            }
+        }
     }
 }
 

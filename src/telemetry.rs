@@ -1,9 +1,10 @@
-//! Logs: set up once, written by a thread of their own, and the access log's lines.
+//! Logs: set up once, written by a thread of their own, and the access log's lines. And the counters of metrics.
 //!
 //! Imports nothing of ours. The writer's queue is bounded and **lossy**: a log pipe that nobody reads must
 //! not stop serving, so lines past the queue are dropped, counted, and the count is said aloud. What must
 //! not be lost is in the manifest, not here.
 
+mod family;
 mod line;
 mod queue;
 
@@ -14,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{Level, warn};
 use tracing_subscriber::{EnvFilter, util::SubscriberInitExt};
 
+pub use family::{Family, labels, status_class};
 pub use line::Line;
 use queue::Queue;
 pub use queue::QueueGuard;

@@ -268,6 +268,16 @@ impl Gateway {
         Health { policy_sha256: self.policy.current().digest(), policy_error, degraded, fills: self.fills.count() }
     }
 
+    /// How fills ended since the start.
+    pub fn fills_ended(&self) -> Vec<(String, u64)> {
+        self.fills.ended().rows()
+    }
+
+    /// How the way out is doing.
+    pub fn upstream_status(&self) -> upstream::Status {
+        self.upstream.status()
+    }
+
     /// Bounds the time to an answer. Shared work goes on when a client's time is over.
     async fn in_time<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
         self.by(Instant::now() + DEADLINE, work).await

@@ -308,8 +308,17 @@ fn challenge(mut response: Response<Payload>) -> Response<Payload> {
 /// A connection past `server.limits.connections`.
 pub(super) fn too_many_connections(visit: &mut Visit) -> Response<Payload> {
     let text = "hubgate: too many connections";
+    (visit.route, visit.is_hubs) = ("turned_away", true);
     visit.reason = Some(text.into());
     Face::new(StatusCode::SERVICE_UNAVAILABLE, text).later(COME_BACK).respond(false)
+}
+
+/// The store has not been looked at yet, or can't be reached: nothing is known and nothing may be written.
+pub(super) fn no_store_yet(form: &Form, visit: &mut Visit) -> Response<Payload> {
+    let text = "hubgate is starting: its store has not answered yet";
+    visit.route = "not_ready";
+    visit.reason = Some(text.into());
+    busy(text.into(), COME_BACK, form).respond(form.api)
 }
 
 /// A defect of ours: the request's end, not the process's.

@@ -22,7 +22,7 @@ use super::Payload;
 use crate::{
     gateway::{BodyError, Cached},
     hub::{Commit, Repo, RepoPath},
-    telemetry::AccessLog,
+    telemetry::{AccessLog, Family, status_class},
 };
 
 /// Longest request id of a client's that we take over.
@@ -76,6 +76,8 @@ pub(super) struct Visit {
     pub(super) method: Method,
     pub(super) agent: Option<HeaderValue>,
     pub(super) route: &'static str,
+    /// Whether it was for the Hub rather than for our own pages.
+    pub(super) is_hubs: bool,
     pub(super) repo: Option<Repo>,
     pub(super) commit: Option<Commit>,
     pub(super) path: Option<RepoPath>,
@@ -152,13 +154,35 @@ impl Visit {
     }
 }
 
+/// What has been answered since the start, for metrics. Our own pages are not counted.
+#[derive(Debug)]
+pub struct Traffic {
+    /// Answers that are over, by where they came from and status.
+    pub(super) requests: Family<2>,
+    /// Bytes of bodies.
+    pub(super) bytes: AtomicU64,
+}
+
+impl Default for Traffic {
+    fn default() -> Self {
+        Self { requests: Family::new(["outcome", "status"]), bytes: AtomicU64::default() }
+    }
+}
+
+/// Where it is kept what answers came to.
+#[derive(Debug, Clone)]
+pub(super) struct Books {
+    pub(super) access: AccessLog,
+    pub(super) traffic: Arc<Traffic>,
+}
+
 /// An answer's body that counts what goes out, and writes the access line when it is over.
 #[derive(Debug)]
 pub struct Counted {
     payload: Payload,
     /// `None` once the line is written.
     visit: Option<Box<Visit>>,
-    log: AccessLog,
+    books: Books,
     status: StatusCode,
     /// Bytes that will go out, where that is known: none for HEAD.
     expected: Option<u64>,
@@ -170,18 +194,22 @@ impl Counted {
     pub(super) fn new(
         payload: Payload,
         visit: Box<Visit>,
-        log: AccessLog,
+        books: Books,
         status: StatusCode,
         length: Option<u64>,
     ) -> Self {
         let expected =
             if visit.method == Method::HEAD { Some(0) } else { length.or_else(|| payload.size_hint().exact()) };
-        Self { payload, visit: Some(visit), log, status, expected, sent: 0 }
+        Self { payload, visit: Some(visit), books, status, expected, sent: 0 }
     }
 
     fn finish(&mut self, ended: &'static str, error: Option<&str>) {
         if let Some(visit) = self.visit.take() {
-            visit.log(&self.log, self.status, self.sent, ended, error);
+            visit.log(&self.books.access, self.status, self.sent, ended, error);
+            if visit.is_hubs {
+                self.books.traffic.requests.count([visit.outcome.name(), status_class(self.status.as_u16())]);
+                self.books.traffic.bytes.fetch_add(self.sent, Ordering::Relaxed);
+            }
         }
     }
 }

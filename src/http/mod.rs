@@ -22,6 +22,7 @@ mod error;
 mod face;
 mod hub;
 mod layers;
+mod metrics;
 mod own;
 mod payload;
 mod respond;
@@ -40,7 +41,7 @@ use tower::ServiceExt as _;
 
 pub use address::{AddressError, Addresses};
 pub use auth::{AuthConfig, KnownAdmin, KnownClient, Scope};
-pub use layers::Counted;
+pub use layers::{Counted, Traffic};
 pub use own::Readiness;
 pub use payload::Payload;
 
@@ -49,11 +50,12 @@ use crate::{
     gateway::{Asker, Gateway},
     policy::{PolicyHandle, RefusalForm},
     server::{Handle, Peer},
+    store::StoreHealth,
     telemetry::AccessLog,
 };
 use auth::{Auth, Caller};
 use face::Form;
-use layers::{Outcome, RequestIds, Visit};
+use layers::{Books, Outcome, RequestIds, Visit};
 
 /// What the edge is made of.
 #[derive(Clone)]
@@ -74,6 +76,10 @@ pub struct EdgeParts {
     pub access: AccessLog,
     /// What `/-/readyz` says beside the gateway's own health.
     pub readiness: Arc<Readiness>,
+    /// How the store is doing.
+    pub store: Arc<StoreHealth>,
+    /// What all listeners together have answered.
+    pub traffic: Arc<Traffic>,
 }
 
 /// Which routes a listener answers.
@@ -100,7 +106,8 @@ struct Shared {
     auth: Auth,
     addresses: Addresses,
     refusal: RefusalForm,
-    access: AccessLog,
+    books: Books,
+    readiness: Arc<Readiness>,
     ids: RequestIds,
 }
 
@@ -115,14 +122,14 @@ struct Ask<'r> {
 impl Edge {
     /// The edge of one listener.
     pub fn new(parts: EdgeParts, side: Side) -> Self {
-        let control = admin::Control { gateway: parts.gateway.clone(), admin: parts.admin, policy: parts.policy };
-        let own = own::router(control, parts.readiness, side);
+        let own = own::router(&parts, side);
         let shared = Shared {
             gateway: parts.gateway,
             auth: Auth::new(&parts.auth),
             addresses: parts.addresses,
             refusal: parts.refusal,
-            access: parts.access,
+            books: Books { access: parts.access, traffic: parts.traffic },
+            readiness: parts.readiness,
             ids: RequestIds::new(),
         };
         Self { shared: Arc::new(shared), own, side }
@@ -149,6 +156,7 @@ impl Edge {
             method: parts.method.clone(),
             agent: layers::agent(&parts.headers).cloned(),
             route: "own",
+            is_hubs: false,
             repo: None,
             commit: None,
             path: None,
@@ -161,7 +169,7 @@ impl Edge {
         let (mut head, payload) = response.into_parts();
         head.headers.insert("x-request-id", visit.id.clone());
         let length = head.headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
-        let body = Counted::new(payload, visit, self.shared.access.clone(), head.status, length);
+        let body = Counted::new(payload, visit, self.shared.books.clone(), head.status, length);
         Response::from_parts(head, body)
     }
 
@@ -170,13 +178,20 @@ impl Edge {
         B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send + 'static,
     {
         let path = self.shared.addresses.inside(parts.uri.path());
+        if own::is_admins(path) && !self.shared.readiness.has_store() {
+            return error::no_store_yet(&self.shared.form(parts, path), visit);
+        }
         if own::is_own(path) {
             return Box::pin(self.own_route(path, parts, body, visit)).await;
         }
         if self.side == Side::Admin {
             return error::no_such_page(false);
         }
+        visit.is_hubs = true;
         let form = self.shared.form(parts, path);
+        if !self.shared.readiness.has_store() {
+            return error::no_store_yet(&form, visit);
+        }
         let name = match self.shared.auth.caller(&parts.headers) {
             Caller::Known(name) => Some(name),
             Caller::Anonymous => None,

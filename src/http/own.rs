@@ -6,16 +6,18 @@ use std::sync::{
 };
 
 use axum::{
-    Json, Router,
-    extract::State,
+    Json, Router, extract,
     response::{IntoResponse, Response},
     routing::get,
 };
 use http::{StatusCode, header};
 use serde_json::json;
 
-use super::{Side, admin};
-use crate::gateway::Gateway;
+use super::{EdgeParts, Side, Traffic, admin, metrics};
+use crate::{
+    gateway::{Gateway, Health},
+    store::StoreHealth,
+};
 
 /// Whether this process should be sent requests.
 #[derive(Debug, Default)]
@@ -30,16 +32,51 @@ impl Readiness {
         self.store.store(true, Ordering::Relaxed);
     }
 
+    /// Whether it has.
+    pub(super) fn has_store(&self) -> bool {
+        self.store.load(Ordering::Relaxed)
+    }
+
     /// The process was told to stop.
     pub fn stop(&self) {
         self.stopping.store(true, Ordering::Relaxed);
     }
 }
 
+/// What our routes tell of.
 #[derive(Clone)]
-struct Own {
-    gateway: Gateway,
+pub(super) struct Own {
+    pub(super) gateway: Gateway,
     readiness: Arc<Readiness>,
+    pub(super) store: Arc<StoreHealth>,
+    pub(super) traffic: Arc<Traffic>,
+}
+
+/// How the process is doing.
+pub(super) struct State {
+    pub(super) health: Health,
+    pub(super) ready: bool,
+    /// One sentence each.
+    pub(super) degraded: Vec<String>,
+}
+
+impl Own {
+    pub(super) fn state(&self) -> State {
+        let mut health = self.gateway.health();
+        let mut degraded = std::mem::take(&mut health.degraded);
+        let store = self.readiness.has_store();
+        let stopping = self.readiness.stopping.load(Ordering::Relaxed);
+        if !store {
+            degraded.push("the store has not answered yet".into());
+        }
+        if let Some(why) = self.store.refuses_writes() {
+            degraded.push(format!("the store takes nothing new ({why}); what is stored is served"));
+        }
+        if stopping {
+            degraded.push("stopping".into());
+        }
+        State { health, ready: store && !stopping, degraded }
+    }
 }
 
 /// Whether a path, without the prefix of `public_url`, is ours.
@@ -54,14 +91,23 @@ pub(super) fn is_admins(path: &str) -> bool {
 }
 
 /// The table of our routes.
-pub(super) fn router(control: admin::Control, readiness: Arc<Readiness>, side: Side) -> Router {
-    let gateway = control.gateway.clone();
+pub(super) fn router(parts: &EdgeParts, side: Side) -> Router {
+    let own = Own {
+        gateway: parts.gateway.clone(),
+        readiness: parts.readiness.clone(),
+        store: parts.store.clone(),
+        traffic: parts.traffic.clone(),
+    };
+    let control =
+        admin::Control { gateway: parts.gateway.clone(), admin: parts.admin.clone(), policy: parts.policy.clone() };
     let health = Router::new().route("/-/livez", get(livez)).route("/-/readyz", get(readyz));
     let routes = match side {
         Side::Public => health,
-        Side::Both | Side::Admin => health.nest_service(admin::ROOT, admin::router(control)),
+        Side::Both | Side::Admin => {
+            health.route("/-/metrics", get(metrics::page)).nest_service(admin::ROOT, admin::router(control))
+        }
     };
-    routes.fallback(unknown).with_state(Own { gateway, readiness })
+    routes.fallback(unknown).with_state(own)
 }
 
 /// The process runs. Asks nobody.
@@ -71,18 +117,8 @@ async fn livez() -> Response {
 
 /// Whether clients should be sent here: what is stored can be served. Upstream being away is degraded, not
 /// unready (DESIGN I10).
-async fn readyz(State(own): State<Own>) -> Response {
-    let health = own.gateway.health();
-    let store = own.readiness.store.load(Ordering::Relaxed);
-    let stopping = own.readiness.stopping.load(Ordering::Relaxed);
-    let ready = store && !stopping;
-    let mut degraded = health.degraded;
-    if !store {
-        degraded.push("the store has not answered yet".into());
-    }
-    if stopping {
-        degraded.push("stopping".into());
-    }
+async fn readyz(extract::State(own): extract::State<Own>) -> Response {
+    let State { health, ready, degraded } = own.state();
     let body = json!({
         "ready": ready,
         "degraded": degraded,

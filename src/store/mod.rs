@@ -19,6 +19,7 @@ mod layout;
 mod local;
 mod s3;
 mod staging;
+mod watched;
 
 use std::{fs::File, ops::Range, sync::Arc, time::SystemTime};
 
@@ -35,6 +36,7 @@ pub use dry_run::DryRun;
 pub use file_body::{FileBody, read_at};
 pub use key::{Key, Prefix};
 pub use layout::open_layout;
+pub use watched::{StoreHealth, watched};
 
 /// The store's answers.
 pub type Result<T> = std::result::Result<T, Error>;

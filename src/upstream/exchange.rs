@@ -1,10 +1,7 @@
 //! One question to the origin and its answer: hop by hop through redirects, within the budget.
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, atomic::AtomicU64},
     time::Duration,
 };
 
@@ -29,6 +26,7 @@ use super::{
     refusal::{self, Asked, Refusal},
     token::OwnToken,
 };
+use crate::telemetry::{Family, status_class};
 
 /// Redirects that one question may take.
 const MOST_REDIRECTS: usize = 5;
@@ -86,7 +84,7 @@ pub(super) struct Exchange {
     pub(super) files: Arc<Semaphore>,
     pub(super) header_timeout: Duration,
     pub(super) read_timeout: Duration,
-    pub(super) requests: AtomicU64,
+    pub(super) requests: Family<2>,
     pub(super) bytes_in: Arc<AtomicU64>,
 }
 
@@ -161,9 +159,11 @@ impl Exchange {
         let request = request
             .body(Full::new(ask.form.clone().unwrap_or_default()))
             .map_err(|error| Error::malformed(error.to_string()))?;
-        self.requests.fetch_add(1, Ordering::Relaxed);
-        let response = tokio::time::timeout(self.header_timeout, self.client.request(request))
-            .await
+        let is_own = self.is_own(url);
+        let response = tokio::time::timeout(self.header_timeout, self.client.request(request)).await;
+        let status = response.as_ref().ok().and_then(|response| Some(response.as_ref().ok()?.status().as_u16()));
+        self.requests.count([if is_own { ask.class.name() } else { "elsewhere" }, status.map_or("none", status_class)]);
+        let response = response
             .map_err(|_| Error::new(ErrorKind::Timeout).because("no answer in upstream.header_timeout"))?
             .map_err(|error| {
                 Error::within(&error).unwrap_or_else(|| Error::new(ErrorKind::Unreachable).because(error))
@@ -175,7 +175,6 @@ impl Exchange {
             visit.credentials_were_good();
         }
         let (head, incoming) = response.into_parts();
-        let is_own = self.is_own(url);
         Ok(Answer {
             status: head.status,
             headers: head.headers,

@@ -35,10 +35,7 @@ mod tunnel;
 
 use std::{
     fmt,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
@@ -56,6 +53,7 @@ pub use file::{OriginBody, OriginFile};
 pub use lookups::{InHistory, Look};
 pub use status::Status;
 
+use crate::telemetry::Family;
 use {connect::Connector, exchange::Exchange, hosts::AllowedHosts, proxy::Proxies, secret::Secret, token::OwnToken};
 
 /// How we introduce ourselves, to the Hub and to the proxy.
@@ -128,7 +126,7 @@ impl Upstream {
             files: Arc::new(Semaphore::new(config.connections - for_lookups)),
             header_timeout: config.header_timeout,
             read_timeout: config.read_timeout,
-            requests: AtomicU64::default(),
+            requests: Family::new(["class", "status"]),
             bytes_in: Arc::default(),
         };
         Ok(Arc::new(Self { exchange, record: status::Record::default(), offline: config.offline }))
@@ -146,7 +144,7 @@ impl Upstream {
             last_success: self.record.last_success(),
             last_failure: self.record.last_failure(),
             budget: self.exchange.budget.status(),
-            requests: self.exchange.requests.load(Ordering::Relaxed),
+            requests: self.exchange.requests.rows(),
             bytes: self.exchange.bytes_in.load(Ordering::Relaxed),
         }
     }

@@ -19,8 +19,9 @@ pub struct Status {
     pub last_failure: Option<(SystemTime, Error)>,
     /// The Hub's request budget, each class.
     pub budget: Vec<BudgetStatus>,
-    /// Requests sent since the start, redirects counted.
-    pub requests: u64,
+    /// Requests sent since the start, redirects counted, by class (`elsewhere` is past a redirect to another host) and
+    /// by what came back.
+    pub requests: Vec<(String, u64)>,
     /// Body bytes received since the start.
     pub bytes: u64,
 }

@@ -13,6 +13,7 @@ mod http_errors;
 mod http_files;
 mod limits;
 mod manifest;
+mod metrics;
 mod mirror;
 mod outage;
 mod proxies;

@@ -10,7 +10,7 @@ use crate::{
     fills::big,
     support::{
         gateway::{Setup, TestGateway},
-        process::{Process, set_up},
+        process::{Process, hubgate, set_up},
         s3::S3sServer,
     },
 };
@@ -112,9 +112,56 @@ async fn a_full_disk_is_a_clear_answer_and_smaller_files_go_on() {
     assert_eq!(full.status, 503, "{}", full.text());
     assert!(full.text().contains("no room"), "{}", full.text());
     assert!(!full.header("retry-after").is_empty());
+    let ready = process.client.get("/-/readyz").await.unwrap();
+    assert_eq!(ready.status, 200, "what is stored is served");
+    assert!(ready.json()["degraded"][0].as_str().unwrap().contains("takes nothing new (no room)"), "{}", ready.text());
     let small = process.client.get("/acme/tiny/resolve/main/model.safetensors").await.unwrap();
     assert_eq!(small.body, hub.bytes("acme/tiny", "main", "model.safetensors"));
-    assert_eq!(process.client.get("/-/readyz").await.unwrap().status, 200);
+    assert_eq!(process.client.get("/-/readyz").await.unwrap().json()["degraded"], serde_json::json!([]));
+}
+
+#[tokio::test]
+async fn until_the_store_has_answered_nothing_is_served_and_it_is_said_why() {
+    let hub = Standin::builder().fixtures().start().await;
+    // Accepts and answers nothing.
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let bucket = format!(
+        "store.kind = \"s3\"\nstore.s3.endpoint = \"http://{}\"\nstore.s3.bucket = \"models\"\n\
+         store.s3.access_key = \"key\"\nstore.s3.secret_key = \"secret\"",
+        silent.local_addr().unwrap()
+    );
+    let root = set_up(&hub, &bucket);
+    let mut command = hubgate(root.path(), &["serve"]);
+    command.current_dir(root.path());
+    let process = Process::launch(command).await;
+    for path in [URL, "/api/models/acme/tiny", "/other/x/resolve/main/a"] {
+        let answer = process.client.get(path).await.unwrap();
+        assert_eq!(answer.status, 503, "{path}");
+        assert!(answer.text().contains("its store has not answered yet"), "{}", answer.text());
+        assert!(answer.header("retry-after").parse::<u64>().unwrap() >= 1);
+    }
+    assert_eq!(process.client.get("/-/livez").await.unwrap().status, 200);
+    let ready = process.client.get("/-/readyz").await.unwrap();
+    assert_eq!((ready.status.as_u16(), &ready.json()["ready"]), (503, &serde_json::json!(false)));
+    assert_eq!(hub.counters().requests, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_that_no_bucket_has_is_a_setup_error() {
+    let (server, spool) = (S3sServer::start().await, tempfile::tempdir().unwrap());
+    let hub = Standin::builder().fixtures().start().await;
+    let s3 = server.config();
+    // The last two are names on some servers; this one says no.
+    for name in ["my models", "models/x", "My_Models", "a..b"] {
+        let bucket = format!(
+            "store.kind = \"s3\"\nstore.s3.endpoint = {:?}\nstore.s3.bucket = {name:?}\nspool.dir = \"{}\"\n\
+             store.s3.access_key = \"test-key\"\nstore.s3.secret_key = \"test-secret\"",
+            s3.endpoint.as_deref().unwrap(),
+            spool.path().display()
+        );
+        let root = set_up(&hub, &bucket);
+        crate::crashes::fails_to_start(root.path(), &["store.s3.bucket", name]);
+    }
 }
 
 #[tokio::test]

@@ -117,6 +117,20 @@ pub(crate) enum FillEnd {
     Abandoned,
 }
 
+impl FillEnd {
+    /// In a word, for metrics.
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Self::Stored(_) => "stored",
+            Self::Rejected(_) => "rejected",
+            Self::Origin(_) => "origin",
+            Self::Store(_) => "store",
+            Self::Manifest(_) => "manifest",
+            Self::Abandoned => "abandoned",
+        }
+    }
+}
+
 impl fmt::Display for FillEnd {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

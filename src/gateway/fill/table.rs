@@ -20,6 +20,7 @@ use crate::{
     hub::BlobId,
     manifest::Manifest,
     store::{self, Store},
+    telemetry::Family,
 };
 
 /// `[fill]`: transfers from the origin that are under way.
@@ -56,6 +57,7 @@ pub(crate) struct Fills {
     tasks: TaskTracker,
     live: Mutex<HashMap<FillKey, Arc<Fill>>>,
     mismatches: Mutex<HashMap<FillKey, (u32, Instant)>>,
+    ended: Family<1>,
     /// Who begins a fill takes its key's turn, so that many who miss one blob at once stage it once.
     turns: Turns,
 }
@@ -103,7 +105,8 @@ impl Fills {
     /// An empty table; its fills run as `tasks`.
     pub(crate) fn new(config: FillConfig, store: Arc<dyn Store>, manifest: Manifest, tasks: TaskTracker) -> Arc<Self> {
         let (live, mismatches) = (Mutex::default(), Mutex::default());
-        Arc::new(Self { config, store, manifest, tasks, live, mismatches, turns: Turns::default() })
+        let ended = Family::new(["end"]);
+        Arc::new(Self { config, store, manifest, tasks, live, mismatches, ended, turns: Turns::default() })
     }
 
     /// Begins a fill for the order, or joins the one that is under way.
@@ -225,6 +228,11 @@ impl Fills {
         self.live().len()
     }
 
+    /// How those before them ended.
+    pub(crate) fn ended(&self) -> &Family<1> {
+        &self.ended
+    }
+
     fn live(&self) -> std::sync::MutexGuard<'_, HashMap<FillKey, Arc<Fill>>> {
         self.live.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -242,6 +250,9 @@ impl Fills {
     }
 
     fn remember_end(&self, key: FillKey, end: Option<&FillEnd>) {
+        if let Some(end) = end {
+            self.ended.count([end.name()]);
+        }
         let mut mismatches = self.mismatches.lock().unwrap_or_else(PoisonError::into_inner);
         match end {
             Some(FillEnd::Rejected(_)) => {

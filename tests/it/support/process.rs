@@ -3,6 +3,7 @@
 use std::{
     fmt::Write as _,
     io::{BufRead as _, BufReader},
+    net::SocketAddr,
     path::Path,
     process::{Child, Command, ExitStatus, Stdio},
     sync::{Arc, Mutex},
@@ -50,7 +51,14 @@ impl Process {
     }
 
     /// `command` must come to run `hubgate serve`.
-    pub(crate) async fn run(mut command: Command) -> Self {
+    pub(crate) async fn run(command: Command) -> Self {
+        let process = Self::launch(command).await;
+        process.client.wait_until_ready().await.unwrap();
+        process
+    }
+
+    /// The same, as soon as it listens.
+    pub(crate) async fn launch(mut command: Command) -> Self {
         let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
         let log: Arc<Mutex<String>> = Arc::default();
         let (reader, lines) = (BufReader::new(child.stderr.take().unwrap()), log.clone());
@@ -77,8 +85,12 @@ impl Process {
         }
         let address = address.unwrap_or_else(|| panic!("not listening:\n{}", log.lock().unwrap()));
         let client = Client::new(&format!("http://{address}"));
-        client.wait_until_ready().await.unwrap();
         Self { child, client, log }
+    }
+
+    /// Where it listens.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.client.endpoint().trim_start_matches("http://").parse().unwrap()
     }
 
     pub(crate) fn log(&self) -> String {
