@@ -18,6 +18,7 @@ mod address;
 mod admin;
 mod api;
 mod auth;
+mod cors;
 mod error;
 mod face;
 mod hub;
@@ -32,7 +33,7 @@ use std::{panic::AssertUnwindSafe, sync::Arc, time::Instant};
 use bytes::Bytes;
 use futures_util::FutureExt;
 use http::{
-    HeaderValue, Request, Response,
+    HeaderValue, Method, Request, Response,
     header::{CONNECTION, CONTENT_LENGTH},
     request::Parts,
 };
@@ -168,6 +169,9 @@ impl Edge {
     fn finish(&self, response: Response<Payload>, visit: Box<Visit>) -> Response<Counted> {
         let (mut head, payload) = response.into_parts();
         head.headers.insert("x-request-id", visit.id.clone());
+        if visit.is_hubs {
+            cors::open(&mut head.headers);
+        }
         let length = head.headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
         let body = Counted::new(payload, visit, self.shared.books.clone(), head.status, length);
         Response::from_parts(head, body)
@@ -188,6 +192,10 @@ impl Edge {
             return error::no_such_page(false);
         }
         visit.is_hubs = true;
+        if parts.method == Method::OPTIONS {
+            visit.route = "preflight";
+            return cors::preflight(parts);
+        }
         let form = self.shared.form(parts, path);
         if !self.shared.readiness.has_store() {
             return error::no_store_yet(&form, visit);

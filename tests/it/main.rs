@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test may panic, its helpers too")]
 
 mod admin;
+mod browsers;
 mod command_line;
 mod crashes;
 mod egress;
@@ -22,5 +23,6 @@ mod snapshots;
 mod store_conformance;
 mod store_trouble;
 mod support;
+mod tls;
 mod traps;
 mod upstream;
