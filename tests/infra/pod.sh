@@ -162,6 +162,7 @@ soon asked || true
 [ -s "$pod/ready" ] || { cat "$pod/log" >&2; fail "the pod does not become ready"; }
 curl -fsS "$scheme://127.0.0.1:$port$live_path" > /dev/null
 say "ready: $(cat "$pod/ready")"
+curl -fsS "$scheme://127.0.0.1:$port/-/metrics" | grep -q '^hubgate_' || fail "no metrics on the port of the probes"
 "${CONTAINER[@]}" /hubgate healthcheck --ready --config /etc/hubgate/config/config.toml > /dev/null
 mc ls local/models/hubgate/layout.json | grep -q layout.json || fail "the store was not begun below its prefix"
 
