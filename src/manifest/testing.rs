@@ -15,7 +15,10 @@ use http_body_util::{BodyExt as _, Full};
 use super::{NewRecord, What};
 use crate::{
     hub::{BlobId, Repo, RepoKind, Sha256},
-    store::{Error, ErrorKind, Key, Object, ObjectMeta, Prefix, Probe, PutMode, PutOutcome, Result, Stage, Store},
+    store::{
+        Copied, CopyFacts, Error, ErrorKind, Key, Object, ObjectMeta, Prefix, Probe, PutMode, PutOutcome, Result,
+        Stage, Store,
+    },
 };
 
 /// A fact about file number `n`, whose content is [`content`].
@@ -157,6 +160,12 @@ impl Store for MemoryStore {
 
     fn largest_stage(&self) -> Option<(u64, &'static str)> {
         None
+    }
+
+    async fn copy(&self, blob: &Sha256, to: &Key, _facts: &CopyFacts) -> Result<Copied> {
+        let body = self.objects.lock().unwrap().get(Key::blob(blob).as_str()).map(|(body, _)| body.clone());
+        let body = body.ok_or_else(|| Self::failure(ErrorKind::Other("no such blob".into()), to))?;
+        self.put(to, body, PutMode::Overwrite).await.map(|_| Copied::Made)
     }
 
     fn list(&self, prefix: &Prefix) -> BoxStream<'_, Result<ObjectMeta>> {

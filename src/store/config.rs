@@ -87,6 +87,9 @@ pub struct S3Config {
     pub sse: Option<ServerSideEncryption>,
     /// Key for `sse = "aws:kms"`; without it, the bucket's default key.
     pub kms_key_id: Option<String>,
+    /// The largest object that is copied in one request, in bytes; S3's own limit, and no key of the configuration.
+    #[serde(skip)]
+    pub whole_copy_max: u64,
 }
 
 impl Default for S3Config {
@@ -103,6 +106,7 @@ impl Default for S3Config {
             ca_file: None,
             sse: None,
             kms_key_id: None,
+            whole_copy_max: 5 << 30,
         }
     }
 }

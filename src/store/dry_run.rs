@@ -15,7 +15,10 @@ use futures_util::{
     stream::{self, BoxStream},
 };
 
-use super::{Error, ErrorKind, Key, Object, ObjectMeta, Prefix, Probe, PutMode, PutOutcome, Result, Stage, Store};
+use super::{
+    Copied, CopyFacts, Error, ErrorKind, Key, Object, ObjectMeta, Prefix, Probe, PutMode, PutOutcome, Result, Stage,
+    Store,
+};
 
 /// Some store beneath, or none, and what would have been written to it.
 #[derive(Debug)]
@@ -88,6 +91,10 @@ impl Store for DryRun {
 
     async fn stage(&self, _: u64, _: Option<crate::hub::Sha256>) -> Result<Box<dyn Stage>> {
         Err(Error::new(ErrorKind::Misconfigured("a dry run stores nothing".into())))
+    }
+
+    async fn copy(&self, _: &crate::hub::Sha256, _: &Key, _: &CopyFacts) -> Result<Copied> {
+        Err(Error::new(ErrorKind::Misconfigured("a dry run publishes nothing".into())))
     }
 
     fn largest_stage(&self) -> Option<(u64, &'static str)> {

@@ -5,10 +5,14 @@
 
 use std::fmt;
 
+use super::published::{CATALOGUE, MARKER, PublishPrefix};
 use crate::hub::{Commit, GitOid, Repo, RepoPath, Revision, Sha256};
 
 /// The name of one object, relative to the store's prefix. Segments are plain ASCII, so a key is a safe
 /// relative path in a directory too.
+///
+/// A key that begins with `/` is a published copy's: it counts from the top of the bucket or directory, and its
+/// segments are the Hub's own names.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Key(String);
 
@@ -83,6 +87,43 @@ impl Key {
         Self(format!("uploads/{writer}/{id}.json"))
     }
 
+    /// One part of what is known of a repo's published copies: `record.json`, `files.json`, `lease.json`. With a
+    /// commit, of those below `@<commit>/`.
+    pub fn publishing(repo: &Repo, commit: Option<Commit>, part: &str) -> Self {
+        let place = commit.map_or_else(|| "current".into(), |commit| commit.to_string());
+        Self(format!("published/{}/{place}/{part}", of_repo(repo)))
+    }
+
+    /// One run of the hook on a commit. Later runs have later names.
+    pub fn hook(repo: &Repo, commit: Commit, run: &str) -> Self {
+        Self(format!("evidence/{}/{commit}/hook-{run}.json", of_repo(repo)))
+    }
+
+    /// The published copy of a file; with a commit, the one below `@<commit>/`.
+    pub fn published(prefix: &PublishPrefix, repo: &Repo, commit: Option<Commit>, path: &RepoPath) -> Self {
+        Self(format!("{}{path}", prefix.folder(repo, commit)))
+    }
+
+    /// The marker that says which commit a repo's published copies are.
+    pub fn marker(prefix: &PublishPrefix, repo: &Repo, commit: Option<Commit>) -> Self {
+        Self(format!("{}{MARKER}", prefix.folder(repo, commit)))
+    }
+
+    /// The list of all published files.
+    pub fn catalogue(prefix: &PublishPrefix) -> Self {
+        Self(format!("/{prefix}/{CATALOGUE}"))
+    }
+
+    /// Whether this is a run of the hook.
+    pub fn is_hook(&self) -> bool {
+        self.0.starts_with("evidence/") && self.0.rsplit('/').next().is_some_and(|name| name.starts_with("hook-"))
+    }
+
+    /// Where it lies in the bucket or directory, if it is a published copy's and so counts from the top.
+    pub fn from_top(&self) -> Option<&str> {
+        self.0.strip_prefix('/')
+    }
+
     /// A scratch object of the start-up probe.
     pub fn probe(writer: &str) -> Self {
         Self(format!("uploads/{writer}/probe"))
@@ -155,6 +196,26 @@ impl Prefix {
     /// The identities of all repos.
     pub fn identities() -> Self {
         Self("repos/".into())
+    }
+
+    /// What is known of all published copies.
+    pub fn publishing() -> Self {
+        Self("published/".into())
+    }
+
+    /// What is kept as evidence on a commit.
+    pub fn evidence(repo: &Repo, commit: Commit) -> Self {
+        Self(format!("evidence/{}/{commit}/", of_repo(repo)))
+    }
+
+    /// All copies of a repo, its marker and those below `@<commit>/` included; with a commit, only the latter.
+    pub fn published(prefix: &PublishPrefix, repo: &Repo, commit: Option<Commit>) -> Self {
+        Self(prefix.folder(repo, commit))
+    }
+
+    /// Where it lies in the bucket or directory, if it is of published copies.
+    pub fn from_top(&self) -> Option<&str> {
+        self.0.strip_prefix('/')
     }
 
     /// All intents of uploads.

@@ -17,6 +17,7 @@ mod file_body;
 mod key;
 mod layout;
 mod local;
+mod published;
 mod s3;
 mod staging;
 mod watched;
@@ -36,6 +37,7 @@ pub use dry_run::DryRun;
 pub use file_body::{FileBody, read_at};
 pub use key::{Key, Prefix};
 pub use layout::open_layout;
+pub use published::{CATALOGUE, Copied, CopyFacts, MARKER, PublishPrefix};
 pub use watched::{StoreHealth, watched};
 
 /// The store's answers.
@@ -64,6 +66,10 @@ pub trait Store: std::fmt::Debug + Send + Sync + 'static {
 
     /// The largest blob that can ever be staged here, with the configuration key that bounds it.
     fn largest_stage(&self) -> Option<(u64, &'static str)>;
+
+    /// Makes a published copy of a blob without reading it through this process: the whole of it or nothing is
+    /// there at any moment, over whatever was there. A blob that is not there is an error.
+    async fn copy(&self, blob: &Sha256, to: &Key, facts: &CopyFacts) -> Result<Copied>;
 
     /// All objects below a prefix, in the order of their keys.
     fn list(&self, prefix: &Prefix) -> BoxStream<'_, Result<ObjectMeta>>;

@@ -11,7 +11,9 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream::BoxStream};
 
-use super::{ErrorKind, Key, Object, ObjectMeta, Prefix, Probe, PutMode, PutOutcome, Result, Stage, Store};
+use super::{
+    Copied, CopyFacts, ErrorKind, Key, Object, ObjectMeta, Prefix, Probe, PutMode, PutOutcome, Result, Stage, Store,
+};
 use crate::{hub::Sha256, telemetry::Family};
 
 /// How a store is doing.
@@ -123,6 +125,10 @@ impl Store for Watched {
         self.health.note_failure(Doing::WriteBlob, &staged);
         let stage = staged?;
         Ok(Box::new(WatchedStage { stage, health: self.health.clone() }))
+    }
+
+    async fn copy(&self, blob: &Sha256, to: &Key, facts: &CopyFacts) -> Result<Copied> {
+        self.noted(Doing::WriteObject, self.store.copy(blob, to, facts).await)
     }
 
     fn largest_stage(&self) -> Option<(u64, &'static str)> {

@@ -21,8 +21,8 @@ use hubgate::{
         verify::{Kind, Options, Report, verify},
     },
     store::{
-        self, Error, ErrorKind, Key, LocalConfig, Object, ObjectMeta, Prefix, Probe, PutMode, PutOutcome, SpoolConfig,
-        Stage, Store, StoreConfig,
+        self, Copied, CopyFacts, Error, ErrorKind, Key, LocalConfig, Object, ObjectMeta, Prefix, Probe, PutMode,
+        PutOutcome, SpoolConfig, Stage, Store, StoreConfig,
     },
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -221,6 +221,9 @@ impl Store for Dying {
     }
     fn largest_stage(&self) -> Option<(u64, &'static str)> {
         self.inner.largest_stage()
+    }
+    async fn copy(&self, blob: &Sha256, to: &Key, facts: &CopyFacts) -> store::Result<Copied> {
+        self.change(self.inner.copy(blob, to, facts)).await
     }
     fn list(&self, prefix: &Prefix) -> BoxStream<'_, store::Result<ObjectMeta>> {
         self.inner.list(prefix)

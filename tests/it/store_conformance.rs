@@ -15,8 +15,8 @@ use http_body_util::BodyExt as _;
 use hubgate::{
     hub::{Commit, Repo, RepoKind, RepoPath, Revision, Sha256},
     store::{
-        ErrorKind, Key, LocalConfig, Prefix, PutMode, PutOutcome, S3Config, SpoolConfig, Store, StoreConfig, StoreKind,
-        build, open_layout,
+        Copied, CopyFacts, ErrorKind, Key, LocalConfig, Prefix, PublishPrefix, PutMode, PutOutcome, S3Config,
+        SpoolConfig, Store, StoreConfig, StoreKind, build, open_layout,
     },
 };
 use tempfile::TempDir;
@@ -27,6 +27,9 @@ const MIB: usize = 1024 * 1024;
 
 /// Larger than every limit in the suite.
 const ANY: u64 = 1 << 30;
+
+/// The largest blob that a bucket copies in one request here; S3's own limit is 5 GiB.
+const WHOLE_COPY_MAX: u64 = 8 << 20;
 
 /// Somewhere to keep objects, and the means to open it as several processes would.
 struct Place {
@@ -49,12 +52,13 @@ impl Place {
 
     fn with_bucket(mut self) -> Self {
         let server = self.server.as_ref().unwrap();
-        self.store = StoreConfig { kind: StoreKind::S3, s3: server.config(), ..StoreConfig::default() };
+        let s3 = S3Config { whole_copy_max: WHOLE_COPY_MAX, ..server.config() };
+        self.store = StoreConfig { kind: StoreKind::S3, s3, ..StoreConfig::default() };
         self
     }
 
     fn real() -> Option<Self> {
-        let s3 = real_server()?;
+        let s3 = S3Config { whole_copy_max: WHOLE_COPY_MAX, ..real_server()? };
         let store = StoreConfig { kind: StoreKind::S3, s3, ..StoreConfig::default() };
         Some(Self { store, spool: TempDir::new().unwrap(), server: None })
     }
@@ -70,9 +74,16 @@ impl Place {
         store
     }
 
+    /// Where copies lie, beside the store's own prefix.
+    fn copies(&self) -> PublishPrefix {
+        format!("mirrors/hf/{}", self.store.s3.prefix.replace('/', "-")).parse().unwrap()
+    }
+
     async fn clean_up(&self) {
         let store = self.open_as("cleaner").await;
-        let keys: Vec<_> = store.list(&Prefix::all()).map_ok(|there| there.key).try_collect().await.unwrap();
+        let mut keys: Vec<_> = store.list(&Prefix::all()).map_ok(|there| there.key).try_collect().await.unwrap();
+        let copies = Prefix::published(&self.copies(), &copied_repo(), None);
+        keys.extend(store.list(&copies).map_ok(|there| there.key).try_collect::<Vec<_>>().await.unwrap());
         stream::iter(keys).for_each_concurrent(16, async |key| store.delete(&key).await.unwrap()).await;
     }
 }
@@ -116,6 +127,9 @@ every_store_promises! {
     a_blob_that_can_never_fit_is_refused_naming_the_key,
     the_probe_leaves_nothing_behind,
     the_layout_is_marked_and_an_unknown_one_refused,
+    a_copy_is_the_blob_under_the_hubs_own_name,
+    a_copied_file_gives_way_to_a_folder_of_its_name_and_back,
+    a_copy_of_what_is_not_there_is_an_error_and_leaves_nothing,
 }
 
 fn noise(len: usize) -> Vec<u8> {
@@ -412,6 +426,82 @@ async fn the_layout_is_marked_and_an_unknown_one_refused(place: &Place) {
         let error = open_layout(&*store).await.unwrap_err();
         assert!(matches!(error.kind, ErrorKind::Misconfigured(_)), "{error}");
     }
+}
+
+fn copied_repo() -> Repo {
+    "datasets/org/name".parse().unwrap()
+}
+
+fn facts(bytes: &[u8]) -> CopyFacts {
+    let (repo, license) = (copied_repo().to_string(), "other:Größe 1.0".into());
+    CopyFacts { repo, commit: "1".repeat(40).parse().unwrap(), license, size: bytes.len() as u64 }
+}
+
+async fn a_copy_is_the_blob_under_the_hubs_own_name(place: &Place) {
+    let (store, copies, repo) = (place.open().await, place.copies(), copied_repo());
+    let key = |path: &str| Key::published(&copies, &repo, None, &path.parse().unwrap());
+    let mut expected = Vec::new();
+    for (len, path) in
+        [(0, "empty"), (1000, ".gitattributes"), (2000, "sub dir/filé #1 100%.txt"), (20 * MIB + 7, "w.bin")]
+    {
+        let bytes = noise(len);
+        store_blob(&*store, &bytes, Some(Sha256::of(&bytes))).await;
+        // What was there before is replaced.
+        store.put(&key(path), Bytes::from_static(b"before"), PutMode::Overwrite).await.unwrap();
+        assert_eq!(store.copy(&Sha256::of(&bytes), &key(path), &facts(&bytes)).await.unwrap(), Copied::Made);
+        assert!(read(&*store, &key(path), None).await.unwrap() == bytes, "{path}");
+        assert_eq!(store.head(&key(path)).await.unwrap().unwrap().size, len as u64);
+        expected.push(key(path).to_string());
+    }
+    expected.sort();
+    let all = Prefix::published(&copies, &repo, None);
+    assert_eq!(names(&*store, &all).await, expected);
+
+    // Made again, a small one is simply made; of a large one a bucket's own facts tell that it is there.
+    let large = noise(20 * MIB + 7);
+    let again = store.copy(&Sha256::of(&large), &key("w.bin"), &facts(&large)).await.unwrap();
+    let is_bucket = place.store.kind == StoreKind::S3;
+    assert_eq!(again, if is_bucket { Copied::Kept } else { Copied::Made });
+    let other = noise(20 * MIB + 8);
+    store_blob(&*store, &other, Some(Sha256::of(&other))).await;
+    assert_eq!(store.copy(&Sha256::of(&other), &key("w.bin"), &facts(&other)).await.unwrap(), Copied::Made);
+    assert!(read(&*store, &key("w.bin"), None).await.unwrap() == other);
+
+    // A copy does not need its blob, and the blob not its copy.
+    store.delete(&Key::blob(&Sha256::of(&other))).await.unwrap();
+    assert!(read(&*store, &key("w.bin"), None).await.unwrap() == other);
+    store.delete(&key(".gitattributes")).await.unwrap();
+    assert!(store.head(&Key::blob(&Sha256::of(&noise(1000)))).await.unwrap().is_some());
+    assert_eq!(names(&*store, &all).await.len(), expected.len() - 1);
+    assert!(names(&*store, &Prefix::uploads()).await.is_empty(), "no upload is left");
+}
+
+async fn a_copied_file_gives_way_to_a_folder_of_its_name_and_back(place: &Place) {
+    let (store, copies, repo) = (place.open().await, place.copies(), copied_repo());
+    let bytes = noise(100);
+    store_blob(&*store, &bytes, None).await;
+    // s3s-fs keeps the folders of what was deleted, and then has no room for a file of their name.
+    let back = if place.server.is_some() { &[][..] } else { &["a", "a/b"] };
+    for path in ["a", "a/b/c"].iter().chain(back) {
+        let key = Key::published(&copies, &repo, None, &path.parse().unwrap());
+        store.copy(&Sha256::of(&bytes), &key, &facts(&bytes)).await.unwrap();
+        assert!(read(&*store, &key, None).await.unwrap() == bytes, "{path}");
+        store.delete(&key).await.unwrap();
+        assert!(store.head(&key).await.unwrap().is_none());
+    }
+}
+
+async fn a_copy_of_what_is_not_there_is_an_error_and_leaves_nothing(place: &Place) {
+    let (store, copies, repo) = (place.open().await, place.copies(), copied_repo());
+    for len in [100, 20 * MIB] {
+        let bytes = noise(len);
+        let key = Key::published(&copies, &repo, None, &"a".parse().unwrap());
+        assert!(store.copy(&Sha256::of(&bytes), &key, &facts(&bytes)).await.is_err());
+        assert!(store.head(&key).await.unwrap().is_none());
+    }
+    // The abort of the upload goes on behind; a sweep waits for it.
+    store.sweep().await.unwrap();
+    assert!(names(&*store, &Prefix::uploads()).await.is_empty());
 }
 
 /// Cases that need to reach behind the server.

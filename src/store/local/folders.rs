@@ -61,6 +61,11 @@ impl Folders {
         Ok(())
     }
 
+    /// Takes note that a folder was removed: who makes it again must make it durable again.
+    pub(super) fn forget(&self, folder: &Path) {
+        self.durable.lock().unwrap_or_else(PoisonError::into_inner).remove(folder);
+    }
+
     /// Whether the way to this folder is known to survive a power cut.
     pub(super) fn is_durable(&self, folder: &Path) -> bool {
         folder == self.root || self.durable.lock().unwrap_or_else(PoisonError::into_inner).contains(folder)

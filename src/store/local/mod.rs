@@ -4,6 +4,7 @@
 //! after a rename, so what was said to be stored survives a power cut. Files on their way in stand in
 //! `.staging`, which no key can name. Links that stand inside the directory are followed: its owner made them.
 
+mod copy;
 mod folders;
 mod stage;
 mod walk;
@@ -31,8 +32,8 @@ use rustix::{
 };
 
 use super::{
-    Error, ErrorKind, FileBody, Key, LocalConfig, Object, ObjectMeta, Prefix, Probe, PutMode, PutOutcome, Result,
-    Stage, Store, blocking, read_at,
+    Copied, CopyFacts, Error, ErrorKind, FileBody, Key, LocalConfig, Object, ObjectMeta, Prefix, Probe, PutMode,
+    PutOutcome, Result, Stage, Store, blocking, read_at,
     staging::{self, Staging},
 };
 use crate::hub::Sha256;
@@ -100,8 +101,9 @@ impl LocalStore {
 
     fn path(&self, key: &Key) -> Result<PathBuf> {
         let plain = |segment: &str| !matches!(segment, "" | "." | "..") && !segment.contains('\0');
-        if key.as_str().split('/').all(plain) && !staging::is_hidden(key.as_str()) {
-            return Ok(self.root.join(key.as_str()));
+        let relative = relative(key);
+        if relative.split('/').all(plain) && !staging::is_hidden(relative) {
+            return Ok(self.root.join(relative));
         }
         Err(Error::new(ErrorKind::Other("not a key of this store".into())).on(key))
     }
@@ -112,7 +114,7 @@ impl LocalStore {
         let path = self.path(key)?;
         let flags = OFlags::RDONLY | OFlags::CLOEXEC;
         let opened =
-            match rustix::fs::openat2(&self.directory, key.as_str(), flags, Mode::empty(), ResolveFlags::CACHED) {
+            match rustix::fs::openat2(&self.directory, relative(key), flags, Mode::empty(), ResolveFlags::CACHED) {
                 Ok(fd) => Ok(File::from(fd)),
                 Err(Errno::NOENT) => return Ok(None),
                 // Not cached, or a kernel or sandbox without this call.
@@ -236,6 +238,14 @@ impl Store for LocalStore {
         None
     }
 
+    async fn copy(&self, blob: &Sha256, to: &Key, _facts: &CopyFacts) -> Result<Copied> {
+        let (from, path) = (self.path(&Key::blob(blob))?, self.path(to)?);
+        let (staging, folders) = (self.staging.clone(), self.folders.clone());
+        let copied = blocking(move || copy::copy(&from, &path, &staging, &folders));
+        copied.await.map_err(|error| self.failed(to, error))?;
+        Ok(Copied::Made)
+    }
+
     fn list(&self, prefix: &Prefix) -> BoxStream<'_, Result<ObjectMeta>> {
         let walk = Walk::below(&self.root, prefix);
         let batches = stream::try_unfold(walk, |mut walk| async {
@@ -252,9 +262,13 @@ impl Store for LocalStore {
 
     async fn delete(&self, key: &Key) -> Result<()> {
         let path = self.path(key)?;
-        let removed = blocking(move || match found(fs::remove_file(&path))? {
-            Some(()) => sync_parent(&path),
-            None => Ok(()),
+        // Only the Hub's own names can have a file where a folder was.
+        let pruned = key.from_top().map(|_| (self.root.clone(), self.folders.clone()));
+        let removed = blocking(move || {
+            if found(fs::remove_file(&path))?.is_some() {
+                sync_parent(&path)?;
+            }
+            pruned.map_or(Ok(()), |(root, folders)| copy::prune(&path, &root, &folders))
         });
         removed.await.map_err(|error| self.failed(key, error))?;
         self.open_blobs.invalidate(key).await;
@@ -287,6 +301,11 @@ impl Store for LocalStore {
         let staging = self.staging.clone();
         blocking(move || staging.sweep(LEFTOVERS_AFTER)).await.map_err(|error| failed(&self.root, error))
     }
+}
+
+/// A key's way from the store's directory.
+fn relative(key: &Key) -> &str {
+    key.from_top().unwrap_or(key.as_str())
 }
 
 /// Nothing there is an answer, not a failure.

@@ -118,11 +118,16 @@ async fn a_directory_that_cannot_be_made_is_named_with_its_key() {
 async fn a_key_never_leaves_the_directory_nor_names_the_staging_files() {
     let root = tempfile::tempdir().unwrap();
     let store = store_in(root.path()).await;
-    for text in ["../x", "/etc/passwd", "a/../../x", "a//b", "", "a/./b", ".staging/x", "a\0b"] {
+    for text in
+        ["../x", "//etc/passwd", "/../x", "/a/../../x", "a//b", "", "/", "a/./b", ".staging/x", "/.staging/x", "a\0b"]
+    {
         let key = Key::listed(text);
         assert!(store.head(&key).await.is_err(), "{text:?}");
         assert!(store.put(&key, Bytes::new(), PutMode::Create).await.is_err(), "{text:?}");
     }
+    // A published copy's key counts from the top of this directory, not of the machine.
+    store.put(&Key::listed("/etc/passwd"), Bytes::new(), PutMode::Create).await.unwrap();
+    assert!(root.path().join("etc/passwd").is_file());
 }
 
 #[tokio::test]

@@ -13,13 +13,17 @@ use crate::store::{Key, ObjectMeta, Prefix, staging::is_hidden};
 #[derive(Debug)]
 pub(super) struct Walk {
     root: PathBuf,
+    /// Whether these are published copies: they have the Hub's own names, and their keys begin with `/`.
+    published: bool,
     /// What is left of each folder on the way down: keys of files, and prefixes, which end in `/`.
     left: Vec<vec::IntoIter<String>>,
 }
 
 impl Walk {
     pub(super) fn below(root: &Path, prefix: &Prefix) -> Self {
-        Self { root: root.to_owned(), left: vec![vec![prefix.as_str().to_owned()].into_iter()] }
+        let from_top = prefix.from_top();
+        let begin = from_top.unwrap_or(prefix.as_str()).to_owned();
+        Self { root: root.to_owned(), published: from_top.is_some(), left: vec![vec![begin].into_iter()] }
     }
 
     /// The names in a folder, sorted as keys are: a folder counts with its slash, since `a-b` stands before
@@ -30,7 +34,7 @@ impl Walk {
         for entry in folder {
             let entry = entry?;
             let Ok(name) = entry.file_name().into_string() else { continue };
-            if !is_of_keys(&name) || (prefix.is_empty() && is_hidden(&name)) {
+            if !(self.published || is_of_keys(&name)) || (prefix.is_empty() && is_hidden(&name)) {
                 continue;
             }
             let kind = entry.file_type()?;
@@ -43,7 +47,8 @@ impl Walk {
 
     fn object(&self, key: String) -> io::Result<Option<ObjectMeta>> {
         let Some(metadata) = found(fs::metadata(self.root.join(&key)))? else { return Ok(None) };
-        Ok(Some(ObjectMeta { size: metadata.len(), modified: metadata.modified()?, key: Key::listed(key) }))
+        let key = if self.published { Key::listed(format!("/{key}")) } else { Key::listed(key) };
+        Ok(Some(ObjectMeta { size: metadata.len(), modified: metadata.modified()?, key }))
     }
 }
 

@@ -6,6 +6,7 @@
 
 mod body;
 mod client;
+mod copy;
 mod error;
 mod probe;
 mod spool;
@@ -36,7 +37,7 @@ use futures_util::{
 use http_body_util::{BodyExt as _, Empty};
 
 use super::{
-    Error, ErrorKind, Key, Object, ObjectMeta, Prefix, Probe, PutMode, PutOutcome, Result, S3Config,
+    Copied, CopyFacts, Error, ErrorKind, Key, Object, ObjectMeta, Prefix, Probe, PutMode, PutOutcome, Result, S3Config,
     ServerSideEncryption, SpoolConfig, Stage, Store,
 };
 use crate::hub::Sha256;
@@ -59,6 +60,8 @@ pub(super) struct S3Store {
     spool: Arc<Spool>,
     uploads: Arc<Uploads>,
     writer: String,
+    /// The largest blob that is copied in one request, in bytes.
+    whole_copy_max: u64,
     conditional_create: AtomicBool,
 }
 
@@ -91,6 +94,7 @@ impl S3Store {
             spool: Arc::new(Spool::open(spool, writer).await?),
             bucket,
             writer: writer.to_owned(),
+            whole_copy_max: config.whole_copy_max,
             conditional_create: AtomicBool::new(false),
         })
     }
@@ -98,7 +102,7 @@ impl S3Store {
 
 impl Bucket {
     fn path(&self, key: &Key) -> String {
-        format!("{}{key}", self.prefix)
+        key.from_top().map_or_else(|| format!("{}{key}", self.prefix), str::to_owned)
     }
 
     async fn head(&self, key: &Key) -> Result<Option<ObjectMeta>> {
@@ -240,14 +244,18 @@ impl Bucket {
 
     fn list(&self, prefix: &Prefix) -> BoxStream<'static, Result<ObjectMeta>> {
         let first = Some(None::<String>);
-        let (bucket, below) = (self.clone(), format!("{}{}", self.prefix, prefix.as_str()));
+        let published = prefix.from_top().map(str::to_owned);
+        let is_published = published.is_some();
+        let below = published.unwrap_or_else(|| format!("{}{}", self.prefix, prefix.as_str()));
+        let bucket = self.clone();
         let pages = stream::try_unfold(first, move |page| {
             let (bucket, below) = (bucket.clone(), below.clone());
             async move {
                 let Some(token) = page else { return Ok::<_, Error>(None) };
                 let request = bucket.client.list_objects_v2().bucket(&*bucket.name).prefix(below);
                 let answer = request.set_continuation_token(token).send().await.map_err(failed)?;
-                let objects: Vec<_> = answer.contents().iter().filter_map(|object| bucket.listed(object)).collect();
+                let objects: Vec<_> =
+                    answer.contents().iter().filter_map(|object| bucket.listed(object, is_published)).collect();
                 let next = answer.next_continuation_token().map(|token| Some(token.to_owned()));
                 if answer.is_truncated() == Some(true) && next.is_none() {
                     let problem = "the server cut a listing and did not say how to go on";
@@ -259,10 +267,15 @@ impl Bucket {
         pages.try_flatten().boxed()
     }
 
-    fn listed(&self, object: &types::Object) -> Option<ObjectMeta> {
+    fn listed(&self, object: &types::Object, is_published: bool) -> Option<ObjectMeta> {
         // A folder that somebody's console made is no object of ours.
-        let key = object.key()?.strip_prefix(&*self.prefix).filter(|key| !key.is_empty() && !key.ends_with('/'))?;
-        Some(ObjectMeta { key: Key::listed(key), size: size(object.size()), modified: time(object.last_modified()) })
+        let path = object.key().filter(|path| !path.ends_with('/'))?;
+        let key = if is_published {
+            Key::listed(format!("/{path}"))
+        } else {
+            Key::listed(path.strip_prefix(&*self.prefix).filter(|key| !key.is_empty())?)
+        };
+        Some(ObjectMeta { key, size: size(object.size()), modified: time(object.last_modified()) })
     }
 
     async fn delete(&self, key: &Key) -> Result<()> {
@@ -308,6 +321,10 @@ impl Store for S3Store {
 
     fn largest_stage(&self) -> Option<(u64, &'static str)> {
         Some((self.spool.max_size(), "spool.max_size"))
+    }
+
+    async fn copy(&self, blob: &Sha256, to: &Key, facts: &CopyFacts) -> Result<Copied> {
+        copy::copy(&self.bucket, &self.uploads, self.whole_copy_max, blob, to, facts).await
     }
 
     fn list(&self, prefix: &Prefix) -> BoxStream<'_, Result<ObjectMeta>> {

@@ -90,7 +90,7 @@ impl S3Stage {
             }
             let upload = match &mut self.upload {
                 Some(upload) => upload,
-                none => none.insert(self.uploads.begin(target).await?),
+                none => none.insert(self.uploads.begin(target, None).await?),
             };
             self.uploads.renew(upload).await?;
             self.next += 1;

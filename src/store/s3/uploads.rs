@@ -64,7 +64,7 @@ impl Uploads {
     }
 
     /// Begins an upload of `key`: the intent first.
-    pub(super) async fn begin(&self, key: &Key) -> Result<Upload> {
+    pub(super) async fn begin(&self, key: &Key, metadata: Option<HashMap<String, String>>) -> Result<Upload> {
         let intent = Key::upload(&self.writer, &Uuid::now_v7().simple().to_string());
         self.tell(&intent, key, None).await?;
         let begun = self
@@ -73,6 +73,7 @@ impl Uploads {
             .create_multipart_upload()
             .bucket(&*self.bucket.name)
             .key(self.bucket.path(key))
+            .set_metadata(metadata)
             .set_server_side_encryption(self.bucket.encryption.clone())
             .set_ssekms_key_id(self.bucket.kms_key_id.clone())
             .send();

@@ -21,7 +21,8 @@ use http_body_util::BodyExt as _;
 use hubgate::{
     hub::Sha256,
     store::{
-        Error, ErrorKind, Key, Object, ObjectBody, ObjectMeta, Prefix, Probe, PutMode, PutOutcome, Result, Stage, Store,
+        Copied, CopyFacts, Error, ErrorKind, Key, Object, ObjectBody, ObjectMeta, Prefix, Probe, PutMode, PutOutcome,
+        Result, Stage, Store,
     },
 };
 
@@ -35,6 +36,7 @@ pub(crate) enum Op {
     Stage,
     Advance,
     Commit,
+    Copy,
     List,
     Delete,
 }
@@ -137,6 +139,11 @@ impl Store for FaultyStore {
 
     fn largest_stage(&self) -> Option<(u64, &'static str)> {
         self.inner.largest_stage()
+    }
+
+    async fn copy(&self, blob: &Sha256, to: &Key, facts: &CopyFacts) -> Result<Copied> {
+        obey(&self.orders, Op::Copy).await?;
+        self.inner.copy(blob, to, facts).await
     }
 
     fn list(&self, prefix: &Prefix) -> BoxStream<'_, Result<ObjectMeta>> {

@@ -155,7 +155,7 @@ pub(crate) fn real_server() -> Option<S3Config> {
     Some(S3Config {
         endpoint: Some(endpoint),
         bucket: needed("BUCKET"),
-        prefix: format!("hubgate-test/{}", Uuid::now_v7().simple()),
+        prefix: format!("hubgate/test-{}", Uuid::now_v7().simple()),
         access_key: Some(needed("ACCESS_KEY")),
         secret_key: Some(needed("SECRET_KEY").into()),
         ca_file: set("CA_FILE").map(Into::into),
