@@ -27,9 +27,11 @@ use crate::{
     admin::Admin,
     config::Loaded,
     gateway::{Gateway, GatewayConfig},
+    hooks::{Hooks, Location},
     http::{Addresses, Edge, EdgeParts, Readiness, Side, Traffic},
     manifest::{Manifest, WriterId},
     policy::{self, PolicyHandle, Severity},
+    publish::Publisher,
     server::{self, Listener, Serve, Tls},
     store::{self, ErrorKind, Store, StoreHealth, open_layout},
     telemetry::{AccessLog, with_causes},
@@ -76,6 +78,8 @@ pub struct Core {
     pub upstream: Arc<Upstream>,
     /// The use cases.
     pub gateway: Gateway,
+    /// The copies for workloads that read the bucket themselves, and the hook.
+    pub publisher: Publisher,
     /// What operators change.
     pub admin: Admin,
     /// Their tasks.
@@ -112,7 +116,21 @@ impl Core {
         };
         let gateway =
             Gateway::new(gateway_config, store.clone(), policy.clone(), upstream.clone(), manifest.clone(), &tasks);
-        Ok(Self { store, store_health, policy, upstream, gateway, admin, tasks, manifest_tasks, manifest_stop })
+        let hooks = Hooks::new(config.hooks.clone(), store.clone(), Location::of(&config.store));
+        let publisher = Publisher::new(&config.publish, store.clone(), gateway.clone(), policy.clone(), hooks);
+        let publisher = publisher.map_err(StartError::Misconfigured)?;
+        Ok(Self {
+            store,
+            store_health,
+            policy,
+            upstream,
+            gateway,
+            publisher,
+            admin,
+            tasks,
+            manifest_tasks,
+            manifest_stop,
+        })
     }
 
     /// Waits for what is under way, at most until `deadline`, and for the manifest's last records.
@@ -199,8 +217,11 @@ impl App {
     pub async fn run(self, stop: CancellationToken) -> Result<(), StartError> {
         let mut background = Background::default();
         let (wrong, found_wrong) = oneshot::channel();
-        let store = open_store(self.core.store.clone(), self.readiness.clone(), wrong, stop.clone());
-        background.spawn("the store", store);
+        let opened = CancellationToken::new();
+        let store = (self.core.store.clone(), opened.clone());
+        background.spawn("the store", open_store(store, self.readiness.clone(), wrong, stop.clone()));
+        background.spawn("what is published", self.core.publisher.clone().watch(opened, stop.clone()));
+        background.spawn("whole commits", self.core.publisher.clone().listen(stop.clone()));
         let policy = self.core.policy.current();
         info!(
             version = env!("CARGO_PKG_VERSION"),
@@ -264,9 +285,9 @@ impl Background {
     }
 }
 
-/// Waits for the store, looks at it once, and then sweeps it from time to time.
+/// Waits for the store, looks at it once, says so by cancelling `opened`, and then sweeps it from time to time.
 async fn open_store(
-    store: Arc<dyn Store>,
+    (store, opened): (Arc<dyn Store>, CancellationToken),
     readiness: Arc<Readiness>,
     wrong: oneshot::Sender<String>,
     stop: CancellationToken,
@@ -286,6 +307,7 @@ async fn open_store(
                 }
                 info!(conditional_create = probe.conditional_create, "the store is ready");
                 readiness.store_is_ready();
+                opened.cancel();
                 break;
             }
             Err(error) if is_setup(&error) => {

@@ -6,6 +6,7 @@
 mod healthcheck;
 mod manifest;
 mod policy;
+mod publish;
 mod store;
 mod token;
 
@@ -67,6 +68,8 @@ enum Command {
     Manifest(manifest::ManifestCommand),
     /// Proves offline that log, index, snapshots and blobs agree; exit code 1 if they don't.
     Verify(store::VerifyArgs),
+    /// Publishes plain copies for workloads that read the bucket themselves: of `publish.repos`, or of those named.
+    Publish(publish::PublishArgs),
     /// What is known of commits.
     #[command(subcommand)]
     Snapshot(store::SnapshotCommand),
@@ -178,6 +181,7 @@ impl Cli {
             Command::Policy(command) => policy::run(&loaded, &command),
             Command::Manifest(command) => manifest::run(&loaded, &command),
             Command::Verify(args) => store::verify(&loaded, &args),
+            Command::Publish(args) => publish::run(&loaded, &args),
             Command::Snapshot(command) => store::snapshot(&loaded, &command),
             Command::Token(command) => token::run(&command),
         }

@@ -21,8 +21,10 @@ use serde::Deserialize;
 
 use crate::{
     gateway::{FillConfig, LimitsConfig},
+    hooks::HooksConfig,
     http::{Addresses, AuthConfig},
     policy::{EnvLists, PolicyConfig},
+    publish::PublishConfig,
     server::{ServerConfig, Tls},
     store::{SpoolConfig, StoreConfig, StoreKind},
     telemetry::LogConfig,
@@ -43,6 +45,8 @@ pub struct Config {
     pub spool: SpoolConfig,
     /// The copies for workloads that read the bucket themselves.
     pub publish: PublishConfig,
+    /// Commands that are run when something has happened.
+    pub hooks: HooksConfig,
     /// Where the policy is and how refusals look.
     pub policy: PolicyConfig,
     /// Transfers that are under way.
@@ -53,17 +57,6 @@ pub struct Config {
     pub limits: LimitsConfig,
     /// What goes to the log.
     pub log: LogConfig,
-}
-
-/// `[publish]`: plain copies for workloads that read the bucket themselves (DESIGN section 9).
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct PublishConfig {
-    /// What stands before the copies' keys. Nothing is published without it. It must not overlap the store's
-    /// own keys.
-    pub prefix: Option<String>,
-    /// The repos to publish: `org/name` or `datasets/org/name`, each maybe with `@revision`.
-    pub repos: Vec<String>,
 }
 
 /// A configuration that can't be used: one sentence for each thing that is wrong.
@@ -161,6 +154,8 @@ impl Config {
         }
         check(self.auth.check());
         check(self.store_is_named());
+        check(self.publish.place().map(drop));
+        check(self.publish.wanted().map(drop));
         check(self.copies_are_apart());
         let limits = &self.server.limits;
         if limits.connections == 0 {
@@ -176,7 +171,7 @@ impl Config {
 }
 
 /// The first parts of the store's own keys (DESIGN section 4).
-const STORE_KEYS: [&str; 16] = [
+const STORE_KEYS: [&str; 17] = [
     "layout.json",
     "blobs",
     "oids",
@@ -187,6 +182,7 @@ const STORE_KEYS: [&str; 16] = [
     "policies",
     "tainted",
     "uploads",
+    "published",
     "jobs",
     "approvals",
     "withdrawals",

@@ -52,6 +52,7 @@ impl Gateway {
                 return Err(Error::Hidden { path: path.clone(), refusal: self.refusal(&denial) });
             }
         }
+        self.hook_admits(asker, &view).await?;
         if let Some((limit, key)) = self.store.largest_stage()
             && node.size > limit
             && self.manifest.entry(&repo, commit, path).await?.is_none()

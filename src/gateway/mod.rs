@@ -11,11 +11,13 @@ mod files;
 mod fill;
 mod flights;
 mod grant;
+mod hook;
 mod identity;
 mod limits;
 mod listing;
 mod mirror;
 mod origin;
+mod publishable;
 mod refs;
 mod snapshot;
 mod turns;
@@ -43,9 +45,11 @@ pub use limits::{ClientLimits, LimitsConfig};
 pub use mirror::{
     Completed, CompletedFile, Completions, Fetched, FileProgress, FileState, Plan, Planned, PlannedFile, Sum, Sums,
 };
+pub use publishable::{Publishability, Publishable, PublishableFile};
 pub use snapshot::StoredSnapshots;
 
 use crate::{
+    hooks,
     hub::{self, Commit, CommitInfo, Repo, RepoInfo, RepoPath, Revision, Sha256, TreeNode},
     manifest::{Manifest, WriterId},
     policy::PolicyHandle,
@@ -145,6 +149,8 @@ pub struct Parts {
     /// With pull requests or without.
     ref_lists: Cache<(Repo, bool), Arc<hub::Refs>>,
     commit_lists: Cache<(Repo, Commit), Arc<Vec<CommitInfo>>>,
+    /// What the hook said last of commits, where a rule asks for it.
+    hook_verdicts: Cache<(Repo, Commit), Option<hooks::Verdict>>,
     outage: Mutex<Option<Instant>>,
     /// What jobs have brought in whole.
     completed: broadcast::Sender<Arc<Completed>>,
@@ -224,6 +230,7 @@ impl Gateway {
             single_nodes: cache(50_000, FRESH_TTL),
             ref_lists: weighed(listing::REFS_TTL),
             commit_lists: weighed(listing::REFS_TTL),
+            hook_verdicts: cache(10_000, hook::VERDICT_TTL),
             outage: Mutex::default(),
             completed: broadcast::Sender::new(mirror::COMPLETED_UNHEARD),
             config,

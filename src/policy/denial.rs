@@ -97,6 +97,8 @@ pub enum DenialKind {
     FileTooLarge,
     /// Withholding files would leave a model without weights.
     NoWeights,
+    /// The rule asks for a hook that passed, and none has.
+    HookNotPassed,
 }
 
 impl DenialKind {
@@ -117,6 +119,7 @@ impl DenialKind {
             Self::LicenseUnreadable => "license_unreadable",
             Self::LicenseDisagrees => "license_disagrees",
             Self::FileHidden => "file_hidden",
+            Self::HookNotPassed => "hook_not_passed",
             Self::FileTooLarge => "file_too_large",
             Self::NoWeights => "no_weights",
         }

@@ -270,7 +270,9 @@ fn stage_of(kind: DenialKind) -> &'static str {
         | DenialKind::LicenseUnknown
         | DenialKind::LicenseUnreadable
         | DenialKind::LicenseDisagrees => "licence",
-        DenialKind::FileHidden | DenialKind::FileTooLarge | DenialKind::NoWeights => "files",
+        DenialKind::FileHidden | DenialKind::FileTooLarge | DenialKind::NoWeights | DenialKind::HookNotPassed => {
+            "files"
+        }
     }
 }
 

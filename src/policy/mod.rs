@@ -45,7 +45,7 @@ pub use license::{Claim, LicenseClaims, LicenseFound, LicenseSource};
 pub use license_id::LicenseId;
 pub use load_error::LoadError;
 pub use mirror::{Mirror, Selection, SelectionError};
-pub use rule::{Ranges, RevisionVerdict, Rule};
+pub use rule::{HookDemand, Ranges, RevisionVerdict, Rule};
 pub use set::PolicySet;
 
 #[cfg(test)]

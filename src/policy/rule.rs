@@ -28,6 +28,8 @@ pub struct Rule {
     pub pin: Option<Commit>,
     /// Whether a bounded range may be answered before the whole file is verified.
     pub ranges: Ranges,
+    /// Whether a commit's files are served only once the hook has passed on it.
+    pub hook: HookDemand,
     /// Whether gated or private upstream content is allowed.
     pub gated: bool,
     /// The largest file served, in bytes.
@@ -60,6 +62,17 @@ pub enum Ranges {
     Streamed,
     /// Only bytes of a verified file: a range waits for the whole fill.
     Verified,
+}
+
+/// What a rule asks of the hook (`hooks.commit_complete`) before a commit's files are served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum HookDemand {
+    /// Nothing: a hook that fails keeps a commit from being published, not from being served.
+    #[default]
+    Optional,
+    /// Its newest run on the commit must have passed.
+    Required,
 }
 
 /// What policy says of a revision that it doesn't refuse.
@@ -130,6 +143,14 @@ impl Rule {
         let reason = format!("commit {revision} is in the history of no allowed branch or tag of {}", self.repo);
         let remedy = "Ask for a branch or a tag, or for the commit to be named by the rule's revisions after a review";
         self.deny(DenialKind::Revision, &reason, remedy)
+    }
+
+    /// The refusal of a commit on which the hook has not passed, where [`Rule::hook`] asks for it. `why` is what is
+    /// known of the hook's last run.
+    pub fn hook_not_passed(&self, repo: &str, commit: Commit, why: &str) -> Denial {
+        let reason = format!("{repo}@{commit}: the rule says hook = \"required\", and {why}");
+        let remedy = "Ask the operator to fetch the commit whole (hubgate sync) and to see what its hook says";
+        self.deny(DenialKind::HookNotPassed, &reason, remedy)
     }
 
     fn not_the_pin(&self, revision: &str, pin: Commit) -> Denial {

@@ -3,7 +3,7 @@
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::rule::Ranges;
+use super::rule::{HookDemand, Ranges};
 use crate::hub::RepoKind;
 
 /// A policy file.
@@ -59,6 +59,8 @@ pub(super) struct Allow {
     pub(super) files: AllowFiles,
     #[serde(default)]
     pub(super) ranges: Ranges,
+    #[serde(default)]
+    pub(super) hook: HookDemand,
     #[serde(default)]
     pub(super) gated: bool,
     pub(super) max_file_size: Option<Spanned<toml::Value>>,

@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use serde::{Deserialize, Deserializer};
+use serde::Deserialize;
 
 /// `[server]`: where clients find the gateway.
 #[derive(Debug, Clone, Deserialize)]
@@ -21,7 +21,7 @@ pub struct ServerConfig {
     /// believed.
     pub trusted_proxies: Vec<String>,
     /// How long answers and fills under way may take once the process was told to stop.
-    #[serde(deserialize_with = "duration")]
+    #[serde(deserialize_with = "crate::duration::read")]
     pub drain_timeout: Duration,
     /// TLS on both listeners; without `cert` and `key`, plain HTTP.
     pub tls: TlsConfig,
@@ -63,11 +63,11 @@ pub struct ConnectionLimits {
     pub connections: usize,
     /// How long a request's head may take to arrive, and a connection may stay idle. After as long, an HTTP/2
     /// client is asked whether it lives, and has 20 s to say so.
-    #[serde(deserialize_with = "duration")]
+    #[serde(deserialize_with = "crate::duration::read")]
     pub header_timeout: Duration,
     /// How long a client may take nothing of what is ready for it; then its connection is closed. A download that
     /// waits for the origin is none of this.
-    #[serde(deserialize_with = "duration")]
+    #[serde(deserialize_with = "crate::duration::read")]
     pub write_timeout: Duration,
 }
 
@@ -75,10 +75,4 @@ impl Default for ConnectionLimits {
     fn default() -> Self {
         Self { connections: 8192, header_timeout: Duration::from_mins(1), write_timeout: Duration::from_mins(5) }
     }
-}
-
-fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
-    let text = String::deserialize(deserializer)?;
-    humantime::parse_duration(&text)
-        .map_err(|error| serde::de::Error::custom(format!("{text:?} is no duration ({error}): write 10s, 5m or 1h")))
 }

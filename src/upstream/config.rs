@@ -3,7 +3,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use secrecy::SecretString;
-use serde::{Deserialize, Deserializer};
+use serde::Deserialize;
 
 /// The origin Hub and the way to it.
 #[derive(Debug, Clone, Deserialize)]
@@ -36,20 +36,20 @@ pub struct UpstreamConfig {
     /// Connections at the same time, at least 2; a quarter of them is kept for look-ups.
     pub connections: usize,
     /// How long a branch's or tag's commit is held before it is looked up again.
-    #[serde(deserialize_with = "duration")]
+    #[serde(deserialize_with = "crate::duration::read")]
     pub ref_ttl: Duration,
     /// What to do with stored files of a repo that the origin says is gone.
     pub on_gone: OnGone,
     /// Ask nothing at all; answer from the store.
     pub offline: bool,
     /// Until a connection stands: name look-up, TCP, the proxy's CONNECT and TLS together.
-    #[serde(deserialize_with = "duration")]
+    #[serde(deserialize_with = "crate::duration::read")]
     pub connect_timeout: Duration,
     /// Until an answer's headers are here, connecting included.
-    #[serde(deserialize_with = "duration")]
+    #[serde(deserialize_with = "crate::duration::read")]
     pub header_timeout: Duration,
     /// The longest silence within a body.
-    #[serde(deserialize_with = "duration")]
+    #[serde(deserialize_with = "crate::duration::read")]
     pub read_timeout: Duration,
 }
 
@@ -115,12 +115,6 @@ impl ConfigError {
     pub(super) fn new(key: &'static str, problem: impl Into<String>) -> Self {
         Self { key, problem: problem.into() }
     }
-}
-
-fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
-    let text = String::deserialize(deserializer)?;
-    humantime::parse_duration(&text)
-        .map_err(|error| serde::de::Error::custom(format!("{text:?} is no duration ({error}): write 10s, 5m or 1h")))
 }
 
 #[cfg(test)]

@@ -18,6 +18,7 @@ mod metrics;
 mod mirror;
 mod outage;
 mod proxies;
+mod publish;
 mod serving;
 mod snapshots;
 mod store_conformance;

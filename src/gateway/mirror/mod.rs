@@ -13,5 +13,6 @@ pub use fetch::{Fetched, FileProgress};
 pub use plan::{FileState, Plan, Planned, PlannedFile, Sum, Sums};
 
 pub(super) use complete::COMPLETED_UNHEARD;
+pub(super) use plan::left_out;
 
 use super::Gateway;

@@ -214,7 +214,11 @@ impl Gateway {
     }
 
     /// What the manifest's index has of a commit.
-    pub(super) async fn recorded(&self, repo: &Repo, commit: Commit) -> Result<HashMap<RepoPath, Arc<Entry>>> {
+    pub(in crate::gateway) async fn recorded(
+        &self,
+        repo: &Repo,
+        commit: Commit,
+    ) -> Result<HashMap<RepoPath, Arc<Entry>>> {
         let entries = self.manifest.entries_of(repo, commit);
         Ok(entries.map_ok(|entry| (entry.path.clone(), entry)).try_collect().await?)
     }
@@ -239,7 +243,7 @@ impl Gateway {
 }
 
 /// Why a file does not come in, whatever is stored.
-pub(super) fn left_out(rule: &Rule, node: &TreeNode, selection: &Selection) -> Option<FileState> {
+pub(in crate::gateway) fn left_out(rule: &Rule, node: &TreeNode, selection: &Selection) -> Option<FileState> {
     match rule.decide_file(&node.path, node.size) {
         FileVerdict::Hidden(denial) => Some(FileState::Withheld(denial.reason().to_owned())),
         _ if !selection.takes(&node.path) => Some(FileState::Excluded),

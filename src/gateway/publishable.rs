@@ -1,0 +1,161 @@
+//! What of a commit may be published now: allowed by policy, stored and recorded. Asked of the store alone; nothing
+//! is fetched for it and nothing looked up upstream.
+
+use futures_util::TryStreamExt as _;
+use time::OffsetDateTime;
+
+use super::{Asker, Error, Gateway, Result, mirror::left_out};
+use crate::{
+    hub::{Commit, Repo, RepoPath, Revision, Sha256},
+    policy::{RevisionVerdict, Selection},
+    store::Prefix,
+};
+
+/// A commit that policy lets through, with all files that policy serves of it, or that its `[[mirror]]` selects.
+#[derive(Debug, Clone)]
+pub struct Publishable {
+    /// The repo under its canonical name.
+    pub repo: Repo,
+    /// The commit.
+    pub commit: Commit,
+    /// The licence, as the manifest has it.
+    pub license: String,
+    /// The rule that allows it.
+    pub rule: String,
+    /// Who approved the rule.
+    pub approved_by: Option<String>,
+    /// Where that is written.
+    pub ticket: Option<String>,
+    /// The digest of the policy that decided.
+    pub policy_sha256: Sha256,
+    /// The files, in the order of their paths.
+    pub files: Vec<PublishableFile>,
+}
+
+/// One file of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PublishableFile {
+    /// Its path in the commit.
+    pub path: RepoPath,
+    /// Length in bytes.
+    pub size: u64,
+    /// The digest of its content: its blob.
+    pub sha256: Sha256,
+}
+
+/// Whether a commit can be published.
+#[derive(Debug, Clone)]
+pub enum Publishability {
+    /// All of it is here.
+    Whole(Publishable),
+    /// Policy allows it, but not all is stored yet.
+    Incomplete {
+        /// The commit, where the store knows which.
+        commit: Option<Commit>,
+        /// What is missing, for people.
+        missing: String,
+    },
+}
+
+impl Gateway {
+    /// Whether `commit`, or where none is given the one that `revision` last meant, can be published.
+    ///
+    /// # Errors
+    /// [`Error::Denied`] where policy says no now; the store's trouble.
+    pub async fn publishable(
+        &self,
+        asked: &Repo,
+        revision: &Revision,
+        commit: Option<Commit>,
+    ) -> Result<Publishability> {
+        let missing = |commit, missing: String| Ok(Publishability::Incomplete { commit, missing });
+        // Asked in any case: the revision itself may not be allowed any more.
+        let meant = self.last_commit(asked, revision).await?;
+        let Some(identity) = self.identities.of(asked).await? else {
+            return missing(None, format!("nothing of {asked} is stored"));
+        };
+        let Some(commit) = commit.or(meant) else {
+            return missing(None, format!("which commit {revision} of {asked} means is not known here"));
+        };
+        if self.snapshots.find(&identity.canonical, commit).await?.is_none() {
+            return missing(Some(commit), format!("the list of its files ({asked}@{commit})"));
+        }
+        let view = self.view(&Asker::job("publish"), asked, &commit.into()).await?;
+        let snapshot = self.whole(&Asker::job("publish"), &view.known).await?;
+        let view = self.redecided(asked, view, snapshot.clone()).await?;
+        let repo = &view.resolved.repo;
+
+        let (rule, policy) = (&view.grant.approved.rule, &view.grant.policy);
+        let everything = Selection::default();
+        let selection = policy.mirror_of(asked, revision).map_or(&everything, |mirror| &mirror.selection);
+        let mut wanted = Vec::new();
+        for number in 0..snapshot.index.pieces() {
+            let piece = self.snapshots.piece(&snapshot, number).await?;
+            let nodes = piece.nodes.iter().filter(|node| left_out(rule, node, selection).is_none());
+            wanted.extend(nodes.filter_map(|node| Some((node.path.clone(), node.size, node.blob_id()?))));
+        }
+        // Counting keys is cheap, and most commits that are not whole lack many.
+        let mut stored = 0;
+        let mut keys = self.store.list(&Prefix::index_of(repo, commit));
+        while keys.try_next().await?.is_some() {
+            stored += 1;
+        }
+        let of = wanted.len();
+        if stored < of {
+            return missing(Some(commit), format!("{} of {of} files", of - stored));
+        }
+        let recorded = self.recorded(repo, commit).await?;
+        let files = wanted.into_iter().filter_map(|(path, size, blob)| {
+            let entry = recorded.get(&path).filter(|entry| entry.size == size && entry.etag == blob)?;
+            Some(PublishableFile { path, size, sha256: entry.sha256 })
+        });
+        let files: Vec<_> = files.collect();
+        if files.len() < of {
+            return missing(Some(commit), format!("{} of {of} files", of - files.len()));
+        }
+        Ok(Publishability::Whole(Publishable {
+            repo: repo.clone(),
+            commit,
+            license: view.grant.licence(),
+            rule: rule.name.clone(),
+            approved_by: rule.approved_by.clone(),
+            ticket: rule.ticket.clone(),
+            policy_sha256: policy.digest(),
+            files,
+        }))
+    }
+}
+
+impl Gateway {
+    /// The repo's canonical name, as far as it is stored.
+    pub async fn canonical_name(&self, asked: &Repo) -> Result<Option<Repo>> {
+        Ok(self.identities.of(asked).await?.map(|identity| identity.canonical.clone()))
+    }
+
+    /// The commit that a revision meant at the newest look that is stored, or that a rule pins it to.
+    ///
+    /// # Errors
+    /// [`Error::Denied`] where policy says no now; the store's trouble.
+    pub async fn last_commit(&self, asked: &Repo, revision: &Revision) -> Result<Option<Commit>> {
+        let (policy, today) = (self.policy.current(), OffsetDateTime::now_utc().date());
+        let rule = policy.decide_repo(asked, today).map_err(|denial| self.denied(&denial))?;
+        if let RevisionVerdict::PinnedTo(commit) =
+            rule.decide_revision(revision).map_err(|denial| self.denied(&denial))?
+        {
+            return Ok(Some(commit));
+        }
+        if let Some(commit) = revision.as_commit() {
+            return Ok(Some(commit));
+        }
+        let Some(identity) = self.identities.of(asked).await? else { return Ok(None) };
+        Ok(self.refs.last(&identity.canonical, revision).await?.map(|record| record.commit))
+    }
+}
+
+impl Error {
+    /// Whether policy, or the origin by `upstream.on_gone`, says that the repo is not to be served now. Anything else
+    /// may pass, and is no reason to take away what was published.
+    pub fn is_refusal(&self) -> bool {
+        matches!(self, Self::Denied(_) | Self::Hidden { .. } | Self::RepoNotFound(_))
+    }
+}
