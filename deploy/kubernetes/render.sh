@@ -1,20 +1,14 @@
 #!/usr/bin/env bash
-# render.sh [DIR]: the plain manifests, from the Helm chart with the values of deploy/helm/plain-manifests.yaml and the rules
-# of policy/, into DIR (default: this folder). CI renders them again and fails where they differ.
+# render.sh [DIR]: the plain manifests, from the Helm chart with the values of deploy/helm/plain-manifests.yaml, into DIR
+# (default: this folder). CI renders them again and fails where they differ.
 set -euo pipefail
 HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-ROOT=$HERE/../..
 DIR=${1:-$HERE}
 RENDERED=$(mktemp -d)
 trap 'rm -rf "$RENDERED"' EXIT
 
-RULES=()
-for file in "$ROOT"/policy/*.toml; do
-  name=$(basename "$file")
-  RULES+=(--set-file "policy.files.${name/./\\.}=$file")
-done
 helm template hubgate "$HERE/../helm/hubgate" --namespace hubgate --values "$HERE/../helm/plain-manifests.yaml" \
-  "${RULES[@]}" --output-dir "$RENDERED" > /dev/null
+  --output-dir "$RENDERED" > /dev/null
 
 rm -f "$DIR"/*.yaml
 mkdir -p "$DIR"

@@ -135,7 +135,8 @@ ready "$WORK/hub" grep -q '^{' "$WORK/hub/log"
 
 # with_ca POD-DIR POD: a pod of the plain manifests. One variable more, since the stand-in can't have a public certificate.
 with_ca() {
-  lay "$1" deploy/kubernetes/*.yaml --pod "$2" --secret hubgate-secrets s3-secret-key=hubgate-secret-key
+  lay "$1" deploy/kubernetes/*.yaml --pod "$2" --secret hubgate-secrets s3-secret-key=hubgate-secret-key \
+    --config-map hubgate-policy $(for file in policy/*.toml; do echo "$(basename "$file")=@$file"; done)
   CONTAINER=("${CONTAINER[@]:0:2}" HUBGATE_UPSTREAM__CA_FILE=/ca.pem "${CONTAINER[@]:2}")
 }
 
