@@ -4,8 +4,13 @@ use std::{net::IpAddr, ops::Range, sync::Arc};
 
 use bytes::Bytes;
 use http_body_util::combinators::UnsyncBoxBody;
+use serde_json::Value;
 
-use crate::hub::{BlobId, Commit, GitOid, Repo, RepoPath, TreeNode};
+use super::{
+    grant::Grant,
+    snapshot::{Facts, Piece},
+};
+use crate::hub::{BlobId, Commit, GitOid, Repo, RepoPath, Revision, TreeNode};
 
 /// Who asks. Resolved once at the edge.
 #[derive(Debug, Clone)]
@@ -44,8 +49,10 @@ pub struct File {
     pub warning: Option<Arc<str>>,
     /// Whether an older look at the revision answered, upstream not being there.
     pub stale: bool,
+    /// The revision that led to the commit; the sha itself if it was asked for by that.
+    pub(crate) revision: Revision,
     /// What the fill and the manifest need to know of the decision.
-    pub(crate) grant: Arc<super::grant::Grant>,
+    pub(crate) grant: Arc<Grant>,
     /// When the answer that this is for must have begun (I9).
     pub(crate) answer_by: tokio::time::Instant,
 }
@@ -97,14 +104,40 @@ pub struct RepoFacts {
     pub repo: Repo,
     /// The commit the facts are of.
     pub commit: Commit,
-    /// Upstream's own JSON object, without siblings and without anything of Xet.
-    pub info: serde_json::Value,
-    /// All files that policy shows, in the order of their paths.
-    pub files: Vec<TreeNode>,
-    /// One ASCII line for `X-HF-Warning`: what is withheld, and the rule's age.
-    pub warning: Option<Arc<str>>,
     /// Whether an older look at the revision answered, upstream not being there.
     pub stale: bool,
+    pub(super) facts: Arc<Facts>,
+    pub(super) pieces: Vec<Arc<Piece>>,
+    pub(super) grant: Arc<Grant>,
+}
+
+impl RepoFacts {
+    /// Upstream's own JSON object, without siblings and without anything of Xet.
+    pub fn info(&self) -> &Value {
+        &self.facts.info
+    }
+
+    /// All files that policy shows, in the order of their paths.
+    pub fn files(&self) -> impl Iterator<Item = &TreeNode> + Clone {
+        let is_shown = |node: &&TreeNode| !node.folder && !self.grant.approved.rule.hides(&node.path);
+        self.pieces.iter().flat_map(|piece| &piece.nodes).filter(is_shown)
+    }
+
+    /// One ASCII line for `X-HF-Warning`: what is withheld, and the rule's age.
+    pub fn warning(&self) -> Option<&Arc<str>> {
+        self.grant.warning.as_ref()
+    }
+}
+
+/// A repo in a list of them.
+#[derive(Debug, Clone)]
+pub struct ListedRepo(pub(super) Arc<Facts>);
+
+impl ListedRepo {
+    /// Upstream's own JSON object, without siblings and without anything of Xet.
+    pub fn info(&self) -> &Value {
+        &self.0.info
+    }
 }
 
 /// A page of a tree, or the answer to paths-info.

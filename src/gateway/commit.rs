@@ -7,17 +7,14 @@ use std::{sync::Arc, time::Duration};
 
 use time::OffsetDateTime;
 
-use super::{Asker, Error, Gateway, Result, identity::Identity, listing, refs::RefRecord};
+use super::{Asker, Error, Gateway, PATIENCE, Result, history, identity::Identity, refs::RefRecord};
 use crate::{
     hub::{Commit, RefInfo, Repo, Revision},
     policy::{RevisionVerdict, Rule},
     upstream::{self, ErrorKind, InHistory, OnGone, Purpose},
 };
 
-/// How long a client waits for a look at a revision whose last commit is known.
-const PATIENCE: Duration = Duration::from_secs(3);
-
-/// How long a job does, which wants the newest.
+/// How long a job waits for a look, which wants the newest.
 const JOB_PATIENCE: Duration = Duration::from_mins(20);
 
 /// How many refs' histories are searched for a commit.
@@ -72,28 +69,36 @@ impl Gateway {
     /// A full sha needs no look-up, but for the repo's canonical name where none is known, and for whether
     /// the repo is back where one that is gone is to be refused.
     async fn at_commit(&self, asker: &Asker, asked: &Repo, commit: Commit) -> Result<Resolved> {
-        if self.config.on_gone == OnGone::Refuse
-            && let Some(revision) = self.gone.get(asked).await
-        {
-            match self.look(asker, asked, &revision).await {
-                Err(error) if is_gone(&error) => return Err(error),
-                // Not known to be back: it stays gone.
-                Err(Error::Upstream(error)) if error.is_outage() => return Err(Error::RepoNotFound(asked.clone())),
-                _ => {}
-            }
-        }
         let repo = match self.identities.of(asked).await? {
-            Some(identity) => identity.canonical.clone(),
+            Some(identity) => {
+                self.refuse_gone(asker, asked, &identity.canonical).await?;
+                identity.canonical.clone()
+            }
             None => self.look(asker, asked, &commit.into()).await?.repo,
         };
         let revision = self.admitted.get(&(repo.clone(), commit)).await.unwrap_or_else(|| commit.into());
         Ok(Resolved { repo, commit, revision, stale: false })
     }
 
+    /// Where repos that are gone are to be refused: whether this one is back.
+    async fn refuse_gone(&self, asker: &Asker, asked: &Repo, canonical: &Repo) -> Result<()> {
+        if self.config.on_gone == OnGone::Serve {
+            return Ok(());
+        }
+        let Some(gone) = self.refs.gone(canonical).await? else { return Ok(()) };
+        match self.look(asker, asked, &gone.revision).await {
+            Err(error) if is_gone(&error) => Err(error),
+            // Not known to be back: it stays gone.
+            Err(error) if self.stored_stands_in(&error) => Err(Error::RepoNotFound(asked.clone())),
+            _ => Ok(()),
+        }
+    }
+
     /// A branch, a tag, a short sha: by the last look, if that is fresh or the best there is.
     async fn at_ref(&self, asker: &Asker, asked: &Repo, revision: &Revision) -> Result<Resolved> {
         let last = match self.identities.of(asked).await? {
             Some(identity) => {
+                self.refuse_gone(asker, asked, &identity.canonical).await?;
                 let record = self.refs.last(&identity.canonical, revision).await?;
                 record.map(|record| Looked { repo: identity.canonical.clone(), record })
             }
@@ -109,24 +114,30 @@ impl Gateway {
         if self.upstream_is_out() {
             return Ok(self.resolved(last, revision, true).await);
         }
-        let patience = if asker.background { JOB_PATIENCE } else { PATIENCE };
-        let error = match tokio::time::timeout(patience, self.look(asker, asked, revision)).await {
-            Ok(Ok(looked)) => return Ok(self.resolved(looked, revision, false).await),
+        match tokio::time::timeout(asker.patience(), self.look(asker, asked, revision)).await {
+            Ok(Ok(looked)) => Ok(self.resolved(looked, revision, false).await),
             // Slow: the look goes on behind this answer.
             Err(_) => {
                 self.note_slow();
-                return Ok(self.resolved(last, revision, true).await);
-            }
-            Ok(Err(error)) => error,
-        };
-        match &error {
-            Error::Upstream(cause) if cause.is_outage() => Ok(self.resolved(last, revision, true).await),
-            Error::Busy { .. } => Ok(self.resolved(last, revision, true).await),
-            error if is_gone(error) && self.config.on_gone == OnGone::Serve => {
-                tracing::warn!(repo = %asked, %revision, %error, gone_upstream = true, "gone upstream; stored content is served");
                 Ok(self.resolved(last, revision, true).await)
             }
-            _ => Err(error),
+            Ok(Err(error)) if self.stored_stands_in(&error) => {
+                if is_gone(&error) {
+                    tracing::warn!(repo = %asked, %revision, %error, gone_upstream = true, "gone upstream; stored content is served");
+                }
+                Ok(self.resolved(last, revision, true).await)
+            }
+            Ok(Err(error)) => Err(error),
+        }
+    }
+
+    /// Whether what is stored is served in spite of this error (I10): nothing definite was learned, or that the
+    /// repo is gone, and such are served.
+    pub(super) fn stored_stands_in(&self, error: &Error) -> bool {
+        match error {
+            Error::Upstream(cause) if cause.is_outage() => true,
+            Error::Busy { .. } => true,
+            error => is_gone(error) && self.config.on_gone == OnGone::Serve,
         }
     }
 
@@ -145,13 +156,15 @@ impl Gateway {
         if let Some(error) = self.unknown.get(&name).await {
             return Err(error);
         }
-        self.limits.admit(asker).await?;
+        if let Some(canonical) = self.renamed.get(asked).await {
+            self.allow_names(asked, &canonical)?;
+        }
         let purpose = asker.purpose();
         let work = || {
             let (gateway, (asked, revision)) = (self.clone(), name.clone());
             async move { gateway.look_now(asked, revision, purpose).await }
         };
-        self.looks.join(name.clone(), work).await
+        self.looks.join(name.clone(), self.limits.fare(asker, 1), work).await
     }
 
     async fn look_now(self, asked: Repo, revision: Revision, purpose: Purpose) -> Result<Looked> {
@@ -162,21 +175,34 @@ impl Gateway {
             Ok(look) => look,
             Err(error) => {
                 let error = from_upstream(error, &asked, &revision);
-                if is_gone(&error) {
-                    self.gone.insert(asked.clone(), revision.clone()).await;
+                let is_of_the_revision = matches!(error, Error::RevisionNotFound { .. });
+                if let Some(identity) = self.identities.of(&asked).await? {
+                    match &error {
+                        _ if is_of_the_revision => self.refs.note_back(&identity.canonical).await,
+                        error if is_gone(error) => {
+                            self.refs.note_gone(&identity.canonical, &revision, looked_at).await?;
+                        }
+                        _ => {}
+                    }
                 }
-                if is_gone(&error) || matches!(error, Error::RevisionNotFound { .. }) {
+                if is_gone(&error) || is_of_the_revision {
                     self.unknown.insert((asked, revision), error.clone()).await;
                 }
                 return Err(error);
             }
         };
-        self.gone.invalidate(&asked).await;
-        self.gone.invalidate(&look.repo).await;
+        if let Err(refused) = self.allow_names(&asked, &look.repo) {
+            // Nothing is kept under a name that policy does not allow, but for a moment which name it is.
+            self.renamed.insert(asked, look.repo).await;
+            return Err(refused);
+        }
         self.identities.first_seen(&asked, &Identity::of(&look.repo, &look.info)).await?;
-        let record = RefRecord { revision: revision.clone(), commit: look.commit, looked_at };
+        let record = RefRecord { revision: revision.clone(), commit: look.commit, looked_at, gone_at: None };
         let record = match revision.as_commit() {
-            Some(_) => Arc::new(record),
+            Some(_) => {
+                self.refs.note_back(&look.repo).await;
+                Arc::new(record)
+            }
             None => self.refs.note(&look.repo, record).await?,
         };
         let repo = look.repo.clone();
@@ -189,7 +215,10 @@ impl Gateway {
     async fn admit(&self, asker: &Asker, rule: &Rule, resolved: &Resolved) -> Result<()> {
         let (repo, commit) = (&resolved.repo, resolved.commit);
         let name = (repo.clone(), commit);
-        if self.admitted.contains_key(&name) || self.snapshots.find(repo, commit).await?.is_some() {
+        if self.admitted.contains_key(&name)
+            || self.snapshots.find(repo, commit).await?.is_some()
+            || self.snapshots.early(repo, commit).await?.is_some()
+        {
             return Ok(());
         }
         let allowed = |record: &RefRecord| {
@@ -198,14 +227,13 @@ impl Gateway {
         let found = match self.refs.all(repo).await?.iter().find(|record| allowed(record)) {
             Some(record) => Some(record.revision.clone()),
             None => {
-                self.limits.admit(asker).await?;
                 let purpose = asker.purpose();
                 let rule = Arc::new(rule.clone());
                 let work = || {
                     let (gateway, rule, (repo, commit)) = (self.clone(), rule.clone(), name.clone());
                     async move { gateway.search_histories(&rule, &repo, commit, purpose).await }
                 };
-                self.histories.join(name.clone(), work).await?
+                self.histories.join(name.clone(), self.limits.fare(asker, 1), work).await?
             }
         };
         match found {
@@ -226,16 +254,16 @@ impl Gateway {
         purpose: Purpose,
     ) -> Result<Option<Revision>> {
         let asked = |error| from_upstream(error, repo, &commit.into());
-        let refs = self.upstream.refs(repo, listing::names_requests(rule), purpose).await.map_err(asked)?;
+        let refs = self.upstream.refs(repo, history::names_requests(rule), purpose).await.map_err(asked)?;
         let special = refs.converts.iter().chain(refs.pull_requests.iter().flatten());
         let all = refs.branches.iter().chain(&refs.tags).chain(special);
-        let mut allowed: Vec<&RefInfo> = all.filter(|found| rule.allows_ref(listing::asked_as(found))).collect();
+        let mut allowed: Vec<&RefInfo> = all.filter(|found| rule.allows_ref(history::asked_as(found))).collect();
         if let Some(head) = allowed.iter().find(|found| found.target_commit == commit) {
-            return Ok(listing::asked_as(head).parse().ok());
+            return Ok(history::asked_as(head).parse().ok());
         }
         allowed.sort_by_key(|found| found.name != "main");
         for found in allowed.into_iter().take(MAX_HISTORIES) {
-            let Ok(revision) = listing::asked_as(found).parse::<Revision>() else { continue };
+            let Ok(revision) = history::asked_as(found).parse::<Revision>() else { continue };
             match self.upstream.history_contains(repo, &revision, commit, purpose).await.map_err(asked)? {
                 InHistory::Yes => return Ok(Some(revision)),
                 InHistory::No => {}
@@ -253,10 +281,15 @@ impl Asker {
     pub(super) fn purpose(&self) -> Purpose {
         if self.background { Purpose::Background } else { Purpose::Client }
     }
+
+    /// How long this asker waits for upstream where something is stored that can answer.
+    pub(super) fn patience(&self) -> Duration {
+        if self.background { JOB_PATIENCE } else { PATIENCE }
+    }
 }
 
 /// Whether upstream says for certain that the repo is not to be had.
-fn is_gone(error: &Error) -> bool {
+pub(super) fn is_gone(error: &Error) -> bool {
     match error {
         Error::RepoNotFound(_) => true,
         Error::Upstream(error) => error.is_gone(),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use time::OffsetDateTime;
 
-use super::{Asker, Error, Gateway, Result, commit::Resolved, view::Known};
+use super::{Asker, Error, Gateway, Result, commit::Resolved, known::Known};
 use crate::{
     hub::{BlobId, Repo, RepoPath, Revision, Sha256},
     manifest::{NewRecord, What},
@@ -23,12 +23,7 @@ impl Gateway {
         if let Ok(rule) = policy.decide_repo(asked, today) {
             match self.resolve_to_explain(asker, &rule, asked, revision, &mut in_history).await {
                 Ok(resolved) => {
-                    if resolved.stale {
-                        notes.push(
-                            "the origin could not be asked or has the repo no more; this is the last known state"
-                                .to_owned(),
-                        );
-                    }
+                    notes.extend(self.state_to_explain(&resolved).await);
                     match self.learn_to_explain(asker, &resolved, &mut notes).await {
                         Ok((known_facts, known_files)) => (facts, files) = (Some(known_facts), known_files),
                         Err(error) => notes.push(format!("facts not known: {error}")),
@@ -65,6 +60,21 @@ impl Gateway {
             };
         }
         resolved
+    }
+
+    /// What is to be said of an answer that upstream did not give now.
+    async fn state_to_explain(&self, resolved: &Resolved) -> Option<String> {
+        let gone = self.refs.gone(&resolved.repo).await.unwrap_or_else(|error| {
+            tracing::warn!(%error, "whether the repo is gone is not known");
+            None
+        });
+        match gone {
+            Some(gone) => {
+                let day = gone.at.date();
+                Some(format!("the origin said on {day} that it has this repo no more; this is the last known state"))
+            }
+            None => resolved.stale.then(|| "the origin could not be asked; this is the last known state".to_owned()),
+        }
     }
 
     async fn learn_to_explain(

@@ -70,6 +70,7 @@ impl Gateway {
             oid: node.oid,
             warning: view.grant.warning.clone(),
             stale: view.resolved.stale,
+            revision: view.resolved.revision,
             grant: view.grant,
             answer_by,
         };
@@ -87,19 +88,15 @@ impl Gateway {
     ) -> Result<Opened> {
         // What finding the file has cost is over; what is stored opens in far less than a second.
         let answer_by = file.answer_by.max(Instant::now() + LEAST_TIME);
-        self.by(answer_by, self.open_unhurried(asker, file, range, open_ended)).await
+        let resumes = open_ended && range.as_ref().is_some_and(|range| range.start > 0);
+        let opened = async {
+            let range = if resumes && self.may_be_spoiled(file).await? { None } else { range };
+            self.open_range(asker, file, range.unwrap_or(0..file.size)).await
+        };
+        self.by(answer_by, opened).await
     }
 
-    async fn open_unhurried(
-        &self,
-        asker: &Asker,
-        file: &File,
-        range: Option<Range<u64>>,
-        open_ended: bool,
-    ) -> Result<Opened> {
-        let resumes = open_ended && range.as_ref().is_some_and(|range| range.start > 0);
-        let range = if resumes && self.may_be_spoiled(file).await? { None } else { range };
-        let range = range.unwrap_or(0..file.size);
+    async fn open_range(&self, asker: &Asker, file: &File, range: Range<u64>) -> Result<Opened> {
         for _ in 0..MAX_TRIES {
             if let Some(hit) = self.hit(asker, file, range.clone()).await? {
                 return Ok(hit);
@@ -191,7 +188,7 @@ impl Gateway {
         let grant = &file.grant;
         self.manifest.remember_policy(grant.policy.digest(), grant.policy.text()).await?;
         let origin = self.upstream.endpoint_host();
-        let record = grant.record(&file.path, file.size, file.blob, sha256, asker.label(), origin);
+        let record = grant.record(file, sha256, asker.label(), origin);
         Ok(Some(self.manifest.record_stored(record).await?))
     }
 
@@ -214,7 +211,7 @@ impl Gateway {
         };
         let (asked_by, origin) = (asker.label(), self.upstream.endpoint_host());
         let origin_file = self.upstream.file(&file.repo, file.commit, &file.path);
-        let record = file.grant.record(&file.path, file.size, file.blob, announced, asked_by.clone(), origin);
+        let record = file.grant.record(file, announced, asked_by.clone(), origin);
         Order {
             key,
             blob: file.blob,

@@ -16,7 +16,7 @@ use futures_util::{
 };
 use tokio_util::task::TaskTracker;
 
-use super::{Error, Result};
+use super::{Error, Result, limits::Fare};
 
 type Flight<V> = Shared<BoxFuture<'static, Result<V>>>;
 
@@ -36,18 +36,39 @@ where
         Self { tasks, live: Arc::default() }
     }
 
-    /// Joins the look-up of `key`, or begins `work` for it.
-    pub(crate) fn join<F>(&self, key: K, work: impl FnOnce() -> F) -> BoxFuture<'static, Result<V>>
+    /// Joins the look-up of `key`, or begins `work` for it. Only who begins it pays the fare, and waits for it
+    /// if need be.
+    ///
+    /// # Errors
+    /// Those of the work, and [`Error::Busy`] where the fare can't be paid soon.
+    pub(crate) async fn join<F>(&self, key: K, mut fare: Fare<'_>, work: impl FnOnce() -> F) -> Result<V>
     where
         F: Future<Output = Result<V>> + Send + 'static,
     {
-        let mut live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(flight) = live.get(&key) {
-            return flight.clone().boxed();
-        }
-        let (table, work, name) = (self.live.clone(), work(), key.clone());
+        let flight = loop {
+            let too_soon = {
+                let mut live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
+                if let Some(flight) = live.get(&key) {
+                    break flight.clone();
+                }
+                match fare.take() {
+                    Ok(()) => {
+                        let flight = self.begin(key.clone(), work());
+                        live.insert(key, flight.clone());
+                        break flight;
+                    }
+                    Err(too_soon) => too_soon,
+                }
+            };
+            fare.wait(too_soon).await?;
+        };
+        flight.await
+    }
+
+    fn begin(&self, key: K, work: impl Future<Output = Result<V>> + Send + 'static) -> Flight<V> {
+        let table = self.live.clone();
         let task = self.tasks.spawn(async move {
-            let landed = Landing { table, key: name };
+            let landed = Landing { table, key };
             let value = work.await;
             drop(landed);
             value
@@ -61,9 +82,7 @@ where
                 })
             })
         };
-        let flight = flight.boxed().shared();
-        live.insert(key, flight.clone());
-        flight.boxed()
+        flight.boxed().shared()
     }
 }
 
@@ -83,7 +102,13 @@ impl<K: Eq + Hash, V> Drop for Landing<K, V> {
 mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
-    use super::*;
+    use super::{
+        super::{
+            Asker,
+            limits::{ClientLimits, LimitsConfig},
+        },
+        *,
+    };
 
     #[tokio::test]
     async fn askers_of_one_thing_share_one_task_that_outlives_them() {
@@ -97,12 +122,33 @@ mod tests {
                 Ok(runs.fetch_add(1, Ordering::SeqCst) + 1)
             }
         };
-        let first = flights.join("a", work);
-        drop(first);
-        let (second, third) = (flights.join("a", work), flights.join("a", work));
+        let join = || flights.join("a", Fare::free(), work);
+        // The first begins it and leaves.
+        assert!(join().now_or_never().is_none());
+        let (second, third) = (join(), join());
         gate.add_permits(1);
-        assert_eq!((second.await.unwrap(), third.await.unwrap()), (1, 1));
+        let (second, third) = tokio::join!(second, third);
+        assert_eq!((second.unwrap(), third.unwrap()), (1, 1));
         gate.add_permits(1);
-        assert_eq!(flights.join("a", work).await.unwrap(), 2, "the first has left the table");
+        assert_eq!(join().await.unwrap(), 2, "the first has left the table");
+    }
+
+    #[tokio::test]
+    async fn only_who_begins_a_look_up_pays_for_it() {
+        let flights = Flights::<usize, ()>::new(TaskTracker::new());
+        let config = LimitsConfig {
+            upstream_per_minute: 1.try_into().unwrap(),
+            burst: 2.try_into().unwrap(),
+            ..LimitsConfig::default()
+        };
+        let limits = ClientLimits::new(&config);
+        let asker = Asker::operator("one");
+        let join = |key| flights.join(key, limits.fare(&asker, 1), std::future::pending);
+        for _ in 0..10 {
+            assert!(join(1).now_or_never().is_none());
+        }
+        assert!(join(2).now_or_never().is_none(), "the second token is still there");
+        assert!(matches!(join(3).now_or_never(), Some(Err(Error::Busy { .. }))));
+        assert!(join(2).now_or_never().is_none(), "joining is always possible");
     }
 }

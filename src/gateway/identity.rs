@@ -67,8 +67,7 @@ impl Identities {
     }
 
     /// Takes note of what a look-up under `asked` said, if nothing was known; returns what was first seen.
-    /// Policy has allowed the name that was asked; the canonical one is put to it after this, so that a renamed
-    /// repo that is then refused has left its identity here.
+    /// Policy has allowed both names.
     pub(crate) async fn first_seen(&self, asked: &Repo, seen: &Identity) -> Result<Arc<Identity>> {
         let mut first = None;
         for name in [&seen.canonical, asked] {

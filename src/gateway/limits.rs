@@ -4,8 +4,8 @@
 use std::{
     net::{IpAddr, Ipv6Addr},
     num::NonZeroU32,
-    sync::Arc,
-    time::Duration,
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
 };
 
 use governor::{
@@ -21,6 +21,8 @@ use super::{Asker, Error, Result};
 const LONGEST_DELAY: Duration = Duration::from_secs(5);
 /// Clients that are remembered before those with a full allowance are forgotten.
 const MANY_CLIENTS: usize = 10_000;
+/// How often these are looked for: it means going through all of them.
+const FORGET_EVERY: Duration = Duration::from_mins(1);
 
 /// `[limits]`: requests that cost the origin something, for each client, and what a commit may cost. What is
 /// stored costs nothing.
@@ -58,48 +60,86 @@ enum Client {
 pub struct ClientLimits {
     limiter: RateLimiter<Client, DashMapStateStore<Client>, DefaultClock>,
     clock: DefaultClock,
+    burst: NonZeroU32,
+    /// When idle clients were last looked for.
+    looked: Mutex<Instant>,
 }
 
 impl ClientLimits {
     /// Allowances as configured.
     pub fn new(config: &LimitsConfig) -> Self {
-        let quota = Quota::per_minute(config.upstream_per_minute).allow_burst(config.burst);
-        Self { limiter: RateLimiter::dashmap(quota), clock: DefaultClock::default() }
+        let burst = config.burst;
+        let quota = Quota::per_minute(config.upstream_per_minute).allow_burst(burst);
+        let limiter = RateLimiter::dashmap(quota);
+        Self { limiter, clock: DefaultClock::default(), burst, looked: Mutex::new(Instant::now()) }
     }
 
-    /// Waits until this asker may cost the origin one request more. Jobs that can wait have limits of their
-    /// own.
-    ///
-    /// # Errors
-    /// [`Error::Busy`] where it would have to wait too long.
-    pub async fn admit(&self, asker: &Asker) -> Result<()> {
-        if asker.background {
-            return Ok(());
-        }
-        let client = client(asker);
-        let mut waited = Duration::ZERO;
-        while let Err(not_yet) = self.limiter.check_key(&client) {
-            let wait = not_yet.wait_time_from(self.clock.now());
-            if waited + wait > LONGEST_DELAY {
-                return Err(Error::Busy {
-                    why: format!(
-                        "{} asks for more that is not stored than limits.upstream_per_minute allows",
-                        asker.label()
-                    ),
-                    retry_after: wait,
-                });
-            }
-            waited += wait;
-            tokio::time::sleep(wait).await;
-        }
-        self.forget_idle();
-        Ok(())
+    /// What `asker` pays for a look-up of so many requests to the origin, at most its whole allowance. Jobs that
+    /// can wait have limits of their own.
+    pub(super) fn fare<'a>(&'a self, asker: &'a Asker, requests: usize) -> Fare<'a> {
+        let requests = u32::try_from(requests).ok().and_then(NonZeroU32::new).unwrap_or(NonZeroU32::MIN);
+        let of = (!asker.background).then(|| (self, asker, requests.min(self.burst)));
+        Fare { of, waited: Duration::ZERO }
     }
 
-    fn forget_idle(&self) {
+    /// Takes requests from a client's allowance; else how long until they are there.
+    fn take(&self, asker: &Asker, requests: NonZeroU32) -> std::result::Result<(), Duration> {
+        self.forget_idle(Instant::now());
+        match self.limiter.check_key_n(&client(asker), requests) {
+            Ok(Err(not_yet)) => Err(not_yet.wait_time_from(self.clock.now())),
+            // No more is ever asked for than fits.
+            Ok(Ok(())) | Err(_) => Ok(()),
+        }
+    }
+
+    /// Forgets clients with a full allowance, if it is time to; says whether it was.
+    fn forget_idle(&self, now: Instant) -> bool {
+        let Ok(mut looked) = self.looked.try_lock() else { return false };
+        if now.saturating_duration_since(*looked) < FORGET_EVERY {
+            return false;
+        }
+        *looked = now;
+        drop(looked);
         if self.limiter.len() > MANY_CLIENTS {
             self.limiter.retain_recent();
         }
+        true
+    }
+}
+
+/// What a look-up costs the one who begins it.
+#[derive(Debug)]
+pub(super) struct Fare<'a> {
+    of: Option<(&'a ClientLimits, &'a Asker, NonZeroU32)>,
+    waited: Duration,
+}
+
+impl Fare<'_> {
+    /// For what somebody has paid for already.
+    pub(super) fn free() -> Self {
+        Self { of: None, waited: Duration::ZERO }
+    }
+
+    /// Pays; else says how long to wait before the next try.
+    pub(super) fn take(&self) -> std::result::Result<(), Duration> {
+        self.of.map_or(Ok(()), |(limits, asker, requests)| limits.take(asker, requests))
+    }
+
+    /// Waits for the next try.
+    ///
+    /// # Errors
+    /// [`Error::Busy`] where that would take too long.
+    pub(super) async fn wait(&mut self, wait: Duration) -> Result<()> {
+        if self.waited + wait > LONGEST_DELAY {
+            let who = self.of.map(|(_, asker, _)| asker.label()).unwrap_or_default();
+            return Err(Error::Busy {
+                why: format!("{who} asks for more that is not stored than limits.upstream_per_minute allows"),
+                retry_after: wait,
+            });
+        }
+        self.waited += wait;
+        tokio::time::sleep(wait).await;
+        Ok(())
     }
 }
 
@@ -136,25 +176,54 @@ mod tests {
         })
     }
 
+    /// Pays as one who begins a look-up of so many requests.
+    async fn pay(limits: &ClientLimits, asker: &Asker, requests: usize) -> Result<()> {
+        let mut fare = limits.fare(asker, requests);
+        while let Err(wait) = fare.take() {
+            fare.wait(wait).await?;
+        }
+        Ok(())
+    }
+
     #[tokio::test]
     async fn past_its_burst_a_client_is_told_when_to_come_back_and_others_are_not() {
         let limits = limits(1, 2);
         let one = asker("10.0.0.1", None);
-        limits.admit(&one).await.unwrap();
-        limits.admit(&one).await.unwrap();
-        let Err(Error::Busy { retry_after, .. }) = limits.admit(&one).await else { panic!("admitted") };
+        pay(&limits, &one, 1).await.unwrap();
+        pay(&limits, &one, 1).await.unwrap();
+        let Err(Error::Busy { retry_after, .. }) = pay(&limits, &one, 1).await else { panic!("admitted") };
         assert!((30..=60).contains(&retry_after.as_secs()), "{retry_after:?}");
-        limits.admit(&asker("10.0.0.2", None)).await.unwrap();
-        limits.admit(&asker("10.0.0.1", Some("ci"))).await.unwrap();
-        limits.admit(&Asker { background: true, ..one }).await.unwrap();
+        pay(&limits, &asker("10.0.0.2", None), 1).await.unwrap();
+        pay(&limits, &asker("10.0.0.1", Some("ci")), 1).await.unwrap();
+        pay(&limits, &Asker { background: true, ..one }, 1).await.unwrap();
     }
 
     #[tokio::test]
     async fn a_short_wait_is_a_delay_not_a_refusal() {
         let limits = limits(60 * 200, 1);
         for _ in 0..20 {
-            limits.admit(&asker("10.0.0.1", None)).await.unwrap();
+            pay(&limits, &asker("10.0.0.1", None), 1).await.unwrap();
         }
+    }
+
+    #[tokio::test]
+    async fn a_look_up_of_many_requests_costs_as_many_and_never_more_than_there_are() {
+        let limits = limits(1, 50);
+        let one = asker("10.0.0.1", None);
+        pay(&limits, &one, 40).await.unwrap();
+        assert!(pay(&limits, &one, 40).await.is_err(), "ten are left");
+        pay(&limits, &one, 10).await.unwrap();
+        pay(&limits, &asker("10.0.0.2", None), 1000).await.unwrap();
+    }
+
+    #[test]
+    fn idle_clients_are_looked_for_once_a_minute() {
+        let limits = limits(60 * 200, 1);
+        let start = Instant::now();
+        assert!(!limits.forget_idle(start));
+        assert!(limits.forget_idle(start + FORGET_EVERY + Duration::from_secs(1)));
+        assert!(!limits.forget_idle(start + FORGET_EVERY + Duration::from_secs(59)));
+        assert!(limits.forget_idle(start + FORGET_EVERY + Duration::from_secs(62)));
     }
 
     #[test]

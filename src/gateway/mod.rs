@@ -11,14 +11,18 @@ mod files;
 mod fill;
 mod flights;
 mod grant;
+mod history;
 mod hook;
 mod identity;
+mod known;
 mod limits;
 mod listing;
 mod mirror;
+mod nodes;
 mod origin;
 mod publishable;
 mod refs;
+mod repos;
 mod snapshot;
 mod turns;
 mod view;
@@ -37,7 +41,7 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-pub use answer::{Asker, Body, BodyError, Cached, File, Listing, Located, Opened, RepoFacts};
+pub use answer::{Asker, Body, BodyError, Cached, File, ListedRepo, Listing, Located, Opened, RepoFacts};
 pub use commit::Resolved;
 pub use error::{Error, Refusal};
 pub use fill::FillConfig;
@@ -59,9 +63,11 @@ use crate::{
 use fill::Fills;
 use flights::Flights;
 use identity::Identities;
+use known::Fresh;
+use nodes::NodesKey;
 use refs::Refs;
 use snapshot::{Snapshot, Snapshots};
-use view::{Fresh, Verdict, VerdictKey};
+use view::{Verdict, VerdictKey};
 use weights::Weigh;
 
 /// The gateway's answers.
@@ -72,6 +78,9 @@ const DEADLINE: Duration = Duration::from_secs(8);
 
 /// When a client should come back for an answer that was not ready in time.
 const RETRY: Duration = Duration::from_secs(2);
+
+/// How long a client waits for upstream where something is stored that can answer.
+const PATIENCE: Duration = Duration::from_secs(3);
 
 /// How long upstream is not asked for what is stored after it could not be reached.
 const OUTAGE_MEMORY: Duration = Duration::from_secs(10);
@@ -131,6 +140,9 @@ pub struct Parts {
     histories: Flights<(Repo, Commit), Option<Revision>>,
     facts_flights: Flights<(Repo, Commit), Arc<Fresh>>,
     tree_flights: Flights<(Repo, Commit), Arc<Snapshot>>,
+    node_flights: Flights<NodesKey, Arc<Vec<TreeNode>>>,
+    ref_flights: Flights<(Repo, bool), Arc<hub::Refs>>,
+    commit_flights: Flights<(Repo, Commit), Arc<Vec<CommitInfo>>>,
     /// Commits that an allowed revision led to, with that revision.
     admitted: Cache<(Repo, Commit), Revision>,
     unknown: Cache<(Repo, Revision), Error>,
@@ -139,8 +151,8 @@ pub struct Parts {
     /// Commits with more files than are kept.
     too_large: Cache<(Repo, Commit), Error>,
     large_trees: Semaphore,
-    /// Repos that the origin says are gone, by the names that were asked.
-    gone: Cache<Repo, Revision>,
+    /// Names that lead to one that policy did not allow, and that name.
+    renamed: Cache<Repo, Repo>,
     infos: Cache<(Repo, Commit), Arc<RepoInfo>>,
     fresh: Cache<(Repo, Commit), Arc<Fresh>>,
     verdicts: Cache<VerdictKey, Verdict>,
@@ -218,18 +230,21 @@ impl Gateway {
             histories: Flights::new(tasks.clone()),
             facts_flights: Flights::new(tasks.clone()),
             tree_flights: Flights::new(tasks.clone()),
+            node_flights: Flights::new(tasks.clone()),
+            ref_flights: Flights::new(tasks.clone()),
+            commit_flights: Flights::new(tasks.clone()),
             admitted: cache(100_000, FRESH_TTL),
             unknown: cache(10_000, UNKNOWN_TTL),
             insane: cache(1_000, UNKNOWN_TTL),
             too_large: cache(10_000, TOO_LARGE_TTL),
             large_trees: Semaphore::new(LARGE_TREES),
-            gone: Cache::builder().max_capacity(10_000).build(),
+            renamed: cache(10_000, UNKNOWN_TTL),
             infos: weighed(UNKNOWN_TTL),
             fresh: weighed(FRESH_TTL),
             verdicts: cache(10_000, FRESH_TTL),
             single_nodes: cache(50_000, FRESH_TTL),
-            ref_lists: weighed(listing::REFS_TTL),
-            commit_lists: weighed(listing::REFS_TTL),
+            ref_lists: weighed(history::REFS_TTL),
+            commit_lists: weighed(history::REFS_TTL),
             hook_verdicts: cache(10_000, hook::VERDICT_TTL),
             outage: Mutex::default(),
             completed: broadcast::Sender::new(mirror::COMPLETED_UNHEARD),

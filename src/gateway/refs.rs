@@ -30,6 +30,9 @@ const MAX_SKEW: Duration = Duration::from_mins(5);
 /// How many stored refs of one repo are looked through.
 const MAX_REFS: usize = 10_000;
 
+/// How long it is believed whether a repo is gone; another replica may have heard otherwise.
+const GONE_TTL: Duration = Duration::from_mins(10);
+
 /// Records that are read at a time where all are wanted.
 const READS_AT_ONCE: usize = 16;
 
@@ -43,6 +46,9 @@ pub(crate) struct RefRecord {
     /// When.
     #[serde(with = "time::serde::rfc3339")]
     pub(crate) looked_at: OffsetDateTime,
+    /// When upstream said for certain, after that look, that the repo is gone.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "time::serde::rfc3339::option")]
+    pub(crate) gone_at: Option<OffsetDateTime>,
 }
 
 impl RefRecord {
@@ -54,15 +60,31 @@ impl RefRecord {
         (OffsetDateTime::now_utc() - self.looked_at).try_into().unwrap_or_default()
     }
 
-    fn is_of_the_future(&self) -> bool {
-        self.looked_at > OffsetDateTime::now_utc() + MAX_SKEW
+    /// When upstream last said something of it.
+    fn heard_at(&self) -> OffsetDateTime {
+        self.gone_at.map_or(self.looked_at, |gone| gone.max(self.looked_at))
     }
+
+    fn is_of_the_future(&self) -> bool {
+        self.heard_at() > OffsetDateTime::now_utc() + MAX_SKEW
+    }
+}
+
+/// That a repo is gone upstream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Gone {
+    /// What was asked for.
+    pub(crate) revision: Revision,
+    /// When upstream said so.
+    pub(crate) at: OffsetDateTime,
 }
 
 /// The records of all repos.
 pub(crate) struct Refs {
     store: Arc<dyn Store>,
     held: Cache<(Repo, Revision), Arc<RefRecord>>,
+    /// Whether repos are gone, as far as it was asked.
+    gone: Cache<Repo, Option<Gone>>,
     /// Taken between reading a record and holding or replacing it, or an older one could win.
     turns: Turns,
 }
@@ -73,6 +95,7 @@ impl Refs {
         Self {
             store,
             held: Cache::builder().max_capacity(50_000).time_to_live(ttl.max(Duration::from_secs(1))).build(),
+            gone: Cache::builder().max_capacity(50_000).time_to_live(GONE_TTL).build(),
             turns: Turns::default(),
         }
     }
@@ -99,20 +122,49 @@ impl Refs {
         let name = (repo.clone(), seen.revision.clone());
         let _turn = self.turns.take(&name).await;
         let newest = match self.read(&key).await? {
-            Some(stored) if stored.looked_at > seen.looked_at && !stored.is_of_the_future() => stored,
+            Some(stored) if stored.heard_at() > seen.looked_at && !stored.is_of_the_future() => stored,
             _ => {
-                let body = serde_json::to_vec(&seen).map_err(|error| Error {
-                    kind: ErrorKind::Other(format!("writing JSON: {error}")),
-                    key: None,
-                    source: None,
-                })?;
-                self.store.put(&key, Bytes::from(body), PutMode::Overwrite).await?;
+                self.store.put(&key, json(&seen)?, PutMode::Overwrite).await?;
+                self.note_back(repo).await;
                 seen
             }
         };
         let newest = Arc::new(newest);
         self.held.insert(name, newest.clone()).await;
         Ok(newest)
+    }
+
+    /// Takes note that upstream, asked for `revision`, said for certain that the repo is gone. Stored with the
+    /// last look at that revision, if there is one.
+    pub(crate) async fn note_gone(&self, repo: &Repo, revision: &Revision, at: OffsetDateTime) -> Result<()> {
+        let (key, name) = (Key::reference(repo, revision), (repo.clone(), revision.clone()));
+        let _turn = self.turns.take(&name).await;
+        if let Some(last) = self.read(&key).await? {
+            if last.heard_at() > at && !last.is_of_the_future() {
+                return Ok(());
+            }
+            let gone = RefRecord { gone_at: Some(at), ..last };
+            self.store.put(&key, json(&gone)?, PutMode::Overwrite).await?;
+            self.held.insert(name, Arc::new(gone)).await;
+        }
+        self.gone.insert(repo.clone(), Some(Gone { revision: revision.clone(), at })).await;
+        Ok(())
+    }
+
+    /// Takes note that upstream has the repo.
+    pub(crate) async fn note_back(&self, repo: &Repo) {
+        self.gone.insert(repo.clone(), None).await;
+    }
+
+    /// Whether the repo is gone upstream, by the newest that was heard of any of its revisions.
+    pub(crate) async fn gone(&self, repo: &Repo) -> Result<Option<Gone>> {
+        if let Some(known) = self.gone.get(repo).await {
+            return Ok(known);
+        }
+        let newest = self.all(repo).await?.into_iter().max_by_key(RefRecord::heard_at);
+        let gone = newest.and_then(|last| Some(Gone { at: last.gone_at?, revision: last.revision }));
+        self.gone.insert(repo.clone(), gone.clone()).await;
+        Ok(gone)
     }
 
     /// All stored looks at a repo's revisions.
@@ -126,12 +178,7 @@ impl Refs {
 
     /// Keeps upstream's list of a repo's refs, for when it can't be asked.
     pub(crate) async fn keep_list(&self, repo: &Repo, list: &hub::Refs) -> Result<()> {
-        let body = serde_json::to_vec(list).map_err(|error| Error {
-            kind: ErrorKind::Other(format!("writing JSON: {error}")),
-            key: None,
-            source: None,
-        })?;
-        self.store.put(&Key::ref_list(repo), Bytes::from(body), PutMode::Overwrite).await?;
+        self.store.put(&Key::ref_list(repo), json(list)?, PutMode::Overwrite).await?;
         Ok(())
     }
 
@@ -154,6 +201,13 @@ impl Refs {
     }
 }
 
+fn json(value: &impl Serialize) -> Result<Bytes> {
+    serde_json::to_vec(value).map(Bytes::from).map_err(|error| {
+        let kind = ErrorKind::Other(format!("writing JSON: {error}"));
+        Error { kind, key: None, source: None }.into()
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -164,6 +218,7 @@ mod tests {
             revision: Revision::main(),
             commit: commit.to_string().repeat(40).parse().unwrap(),
             looked_at: OffsetDateTime::now_utc() - ago,
+            gone_at: None,
         }
     }
 
@@ -191,5 +246,31 @@ mod tests {
         let right = seen('b', time::Duration::ZERO);
         assert_eq!(*refs.note(&repo, right.clone()).await.unwrap(), right);
         assert!(seen('c', time::Duration::seconds(-30)).age() < Duration::from_secs(1), "a little ahead is no matter");
+    }
+
+    #[tokio::test]
+    async fn that_a_repo_is_gone_is_known_to_other_processes_until_it_is_back() {
+        let repo = Repo::new(RepoKind::Model, "org/name").unwrap();
+        let store = MemoryStore::new();
+        let refs = || Refs::new(store.clone(), Duration::from_mins(1));
+        let (first, main) = (refs(), Revision::main());
+        let at = |ago| OffsetDateTime::now_utc() - time::Duration::seconds(ago);
+        assert_eq!(first.gone(&repo).await.unwrap(), None);
+        first.note(&repo, seen('a', time::Duration::seconds(60))).await.unwrap();
+        first.note_gone(&repo, &main, at(30)).await.unwrap();
+        let gone = refs().gone(&repo).await.unwrap().unwrap();
+        assert_eq!((gone.revision, first.gone(&repo).await.unwrap().is_some()), (main.clone(), true));
+        let last = refs().last(&repo, &main).await.unwrap().unwrap();
+        assert_eq!(last.commit, seen('a', time::Duration::ZERO).commit, "what it meant is still known");
+        // A look that began before that comes late.
+        first.note(&repo, seen('b', time::Duration::seconds(40))).await.unwrap();
+        assert!(refs().gone(&repo).await.unwrap().is_some());
+        // Any revision that is seen again says that the repo is back.
+        let dev = RefRecord { revision: "dev".parse().unwrap(), ..seen('c', time::Duration::seconds(10)) };
+        first.note(&repo, dev).await.unwrap();
+        assert_eq!((first.gone(&repo).await.unwrap(), refs().gone(&repo).await.unwrap()), (None, None));
+        // And an old word does not take it away again.
+        first.note_gone(&repo, &main, at(20)).await.unwrap();
+        assert_eq!(refs().gone(&repo).await.unwrap(), None);
     }
 }

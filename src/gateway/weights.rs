@@ -3,7 +3,7 @@
 
 use serde_json::Value;
 
-use super::view::Fresh;
+use super::{known::Fresh, snapshot::Facts};
 use crate::hub::{CommitInfo, RefInfo, Refs, RepoInfo};
 
 /// What a map entry, a vector's slot and an allocation cost beside their content.
@@ -36,8 +36,13 @@ impl Weigh for RepoInfo {
 impl Weigh for Fresh {
     fn weight(&self) -> usize {
         let siblings = self.siblings.as_deref().unwrap_or_default();
-        let front_matter = self.facts.front_matter.as_ref().map_or(0, String::len);
-        self.facts.info.weight() + front_matter + siblings.iter().map(|path| SLOT + path.len()).sum::<usize>()
+        self.facts.weight() + siblings.iter().map(|path| SLOT + path.len()).sum::<usize>()
+    }
+}
+
+impl Weigh for Facts {
+    fn weight(&self) -> usize {
+        self.info.weight() + self.front_matter.as_ref().map_or(0, String::len)
     }
 }
 

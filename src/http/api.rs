@@ -1,13 +1,12 @@
 //! The JSON of the API: what the gateway found, in the Hub's shapes.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderValue, Response, header};
 use http_body::Body;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::Serialize;
-use serde_json::Value;
 use tokio::time::timeout;
 
 use super::{
@@ -23,6 +22,9 @@ use crate::hub::{
 /// Largest body of a paths-info request in bytes: some 20,000 paths.
 const LARGEST_BODY: usize = 2 * 1024 * 1024;
 
+/// Commits of one page at most, as on the Hub.
+const PAGE_COMMITS: usize = 1000;
+
 /// How long it may take to arrive. A client that stops in the middle gives its connection back.
 const BODY_WITHIN: Duration = Duration::from_secs(30);
 
@@ -37,9 +39,9 @@ impl Shared {
     ) -> Answer {
         let facts = self.gateway.facts(&ask.asker, repo, revision).await?;
         visit.about(facts.commit, facts.stale);
-        let body = info_answer(&facts.info, &facts.repo, facts.commit, &facts.files, query)
+        let body = info_answer(facts.info(), &facts.repo, facts.commit, facts.files(), query)
             .map_err(|error| unwritten(ask, &error))?;
-        Ok(about(json(body), facts.commit, facts.warning.as_ref()))
+        Ok(about(json(body), facts.commit, facts.warning()))
     }
 
     pub(super) async fn tree(
@@ -131,7 +133,7 @@ impl Shared {
         let (commit, history) = self.gateway.commits(&ask.asker, repo, revision).await?;
         visit.commit = Some(commit);
         let page = query.page.unwrap_or(0);
-        let limit = query.limit.map_or(history.len(), |limit| limit as usize);
+        let limit = query.limit.map_or(PAGE_COMMITS, |limit| PAGE_COMMITS.min(limit as usize));
         let start = history.len().min((page as usize).saturating_mul(limit));
         let end = history.len().min(start.saturating_add(limit));
         let mut response = written(ask, &history[start..end])?;
@@ -145,12 +147,12 @@ impl Shared {
     }
 
     pub(super) async fn repo_list(&self, ask: &Ask<'_>, kind: RepoKind, query: &ListQuery) -> Answer {
-        let (mut repos, next) = self.gateway.repos(&ask.asker, kind, query).await?;
-        if !query.expand.is_empty() {
-            let wanted = |key: &str| matches!(key, "id" | "_id") || query.expand.iter().any(|property| property == key);
-            repos.iter_mut().filter_map(Value::as_object_mut).for_each(|info| info.retain(|key, _| wanted(key)));
-        }
-        let mut response = written(ask, &repos)?;
+        let (repos, next) = self.gateway.repos(&ask.asker, kind, query).await?;
+        let expand = &query.expand;
+        let wanted = |key: &String| expand.is_empty() || expand.contains(key) || matches!(&**key, "id" | "_id");
+        let infos = repos.iter().map(|repo| repo.info().as_object().into_iter().flatten());
+        let infos = infos.map(|info| info.filter(|(key, _)| wanted(key)).collect::<BTreeMap<_, _>>());
+        let mut response = written(ask, &infos.collect::<Vec<_>>())?;
         if let Some(cursor) = next {
             let query = ListQuery { cursor: Some(cursor), ..query.clone() };
             self.link_next(ask, &HubRoute::RepoList { kind, query }, &mut response)?;

@@ -22,7 +22,7 @@ use crate::{
     gateway::{File, Located},
     hub::{
         BlobId, ByteRange, Condition, HubRoute, RangeError, Repo, RepoPath, Revision, Selected, SizeRule,
-        content_range, if_range_holds, unsatisfied_content_range,
+        content_range, if_range_holds, lfs_pointer, unsatisfied_content_range,
     },
 };
 
@@ -169,8 +169,7 @@ impl Content {
     fn of(file: &File, raw: bool) -> Self {
         match (file.blob, raw) {
             (BlobId::Sha256(sha256), true) => {
-                let text =
-                    format!("version https://git-lfs.github.com/spec/v1\noid sha256:{sha256}\nsize {}\n", file.size);
+                let text = lfs_pointer(&sha256, file.size);
                 Self { etag: BlobId::Git(file.oid), size: text.len() as u64, linked: false, text: Some(text) }
             }
             (etag, _) => Self { etag, size: file.size, linked: matches!(etag, BlobId::Sha256(_)), text: None },

@@ -110,6 +110,11 @@ impl Upstream {
         self.pages(&HubRoute::Tree { repo: repo.clone(), revision: commit.into(), path: None, query }, purpose)
     }
 
+    /// How many requests [`Upstream::paths_info`] of so many paths makes.
+    pub fn paths_info_requests(paths: usize) -> usize {
+        paths.div_ceil(PATHS_PER_REQUEST)
+    }
+
     /// What the commit has at these paths; those that it doesn't have are left out.
     pub async fn paths_info(
         &self,

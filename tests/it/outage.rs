@@ -174,3 +174,28 @@ async fn a_deleted_branch_is_not_found_and_the_others_go_on() {
     assert_eq!((gone.status.as_u16(), gone.header("x-error-code")), (404, "RevisionNotFound"));
     assert_eq!(gate.head(URL).await.status, 200);
 }
+
+#[tokio::test]
+async fn that_a_repo_is_gone_is_known_to_a_new_process_that_cannot_ask() {
+    for (on_gone, status) in [("refuse", 404), ("serve", 200)] {
+        let hub = Standin::builder().fixtures().start().await;
+        let config = format!("upstream.on_gone = {on_gone:?}");
+        let gate = stored_with(&hub, &config).await;
+        let at_commit = format!("/acme/tiny/resolve/{}/config.json", hub.commit("acme/tiny", "main"));
+        hub.fault(Fault::new(FaultKind::RepoGone { code: 404 }).path("*acme/tiny*"));
+        assert_eq!(gate.get(URL).await.status, status);
+        let root = gate.stop().await;
+        hub.stop().await;
+        let gate = Setup::new().on(&root).config("upstream.ref_ttl = \"0s\"").config(&config).start(&hub).await;
+        for url in [&at_commit, URL] {
+            let answer = gate.get(url).await;
+            assert_eq!(answer.status, status, "{on_gone} {url}: {}", answer.text());
+        }
+        if on_gone == "serve" {
+            let repo = hubgate::hub::Repo::new(hubgate::hub::RepoKind::Model, "acme/tiny").unwrap();
+            let asker = hubgate::gateway::Asker::operator("test");
+            let explained = gate.gateway.explain(&asker, &repo, &hubgate::hub::Revision::main()).await;
+            assert!(format!("{explained:?}").contains("it has this repo no more"), "{explained:?}");
+        }
+    }
+}

@@ -6,7 +6,11 @@ use bytes::Bytes;
 use futures_util::TryStreamExt as _;
 use http::Method;
 use hub_standin::{Class, Crowd, Fault, FaultKind, NewCommit, RepoBuilder, Standin};
-use hubgate::store::Prefix;
+use hubgate::{
+    gateway::Asker,
+    hub::{Repo, RepoKind, Revision},
+    store::Prefix,
+};
 
 use crate::support::gateway::{Setup, TestGateway, eventually};
 
@@ -176,4 +180,94 @@ async fn past_the_cap_files_are_served_by_name_and_a_listing_says_why_not() {
     assert_eq!(gate.get("/api/models/acme/crowd/tree/main?recursive=true").await.status, 400);
     assert_eq!(gate.head(&format!("/acme/crowd/resolve/main/{}", crowd.path(17))).await.status, 200);
     assert_eq!(hub.count(Class::Tree), pages);
+}
+
+#[tokio::test]
+async fn what_is_stored_of_a_commit_without_its_tree_is_served_with_the_hub_gone_and_by_a_new_process() {
+    // Too large to keep, and still coming in when the Hub goes away.
+    for (config, page_delay) in
+        [("limits.tree_nodes = 2000", Duration::ZERO), ("limits.tree_nodes = 500000", Duration::from_secs(30))]
+    {
+        let (crowd, hub) = (Crowd::new(3000), Standin::builder().repo(crowded(3000, page_delay)).start().await);
+        let setup = || Setup::new().config(config).config("upstream.ref_ttl = \"0s\"");
+        let gate = setup().start(&hub).await;
+        let commit = hub.commit("acme/crowd", "main");
+        let urls = ["main", &commit].map(|revision| format!("/acme/crowd/resolve/{revision}/{}", crowd.path(7)));
+        assert_eq!(gate.get(&urls[0]).await.text(), crowd.text(7), "{config}");
+        let looked = if page_delay.is_zero() { Some(hub.counters().requests) } else { None };
+        let other = format!("/acme/crowd/resolve/{commit}/{}", crowd.path(8));
+        let serves = async |gate: &TestGateway, what: &str| {
+            for url in &urls {
+                let (head, answer) = (gate.head(url).await, gate.get(url).await);
+                assert_eq!((head.status.as_u16(), head.header("x-repo-commit")), (200, &*commit), "{config}, {what}");
+                assert_eq!((answer.status.as_u16(), answer.text()), (200, crowd.text(7)), "{config}, {what}");
+            }
+            assert_eq!(
+                paths_info(gate, &format!("acme/crowd/paths-info/{commit}"), &[crowd.path(7)]).await[0]["size"],
+                crowd.text(7).len()
+            );
+        };
+        if let Some(looked) = looked {
+            // What is too large stays so: another process asks nothing about the commit.
+            let again = setup().on(&gate.root).start(&hub).await;
+            assert_eq!(again.get(&urls[1]).await.text(), crowd.text(7));
+            assert_eq!(hub.counters().requests, looked, "{:#?}", hub.counters().paths);
+            again.stop().await;
+        }
+        hub.stop().await;
+        serves(&gate, "the same process").await;
+        let gate = setup().on(&gate.stop().await).start(&hub).await;
+        serves(&gate, "a new process").await;
+        // What is not stored is not made up, and a part of a tree is no listing.
+        for url in [&other, "/api/models/acme/crowd/tree/main?recursive=true"] {
+            let answer = gate.get(url).await;
+            assert!(!answer.status.is_success() && answer.status != 404, "{url}: {}", answer.text());
+        }
+        assert!(!stored_parts(&gate).await.iter().any(|key| key.ends_with("/facts.json") || key.contains("/tree")));
+    }
+}
+
+async fn stored_parts(gate: &TestGateway) -> Vec<String> {
+    let parts = gate.store.list(&Prefix::snapshots(None));
+    parts.map_ok(|meta| meta.key.to_string()).try_collect().await.unwrap()
+}
+
+/// What a request of this class asks the use cases.
+async fn ask(gate: &TestGateway, class: Class) {
+    let (asker, main) = (Asker { background: false, name: None, address: [127, 0, 0, 1].into() }, Revision::main());
+    let repo = |id| Repo::new(RepoKind::Model, id).unwrap();
+    match class {
+        Class::Commits => drop(gate.gateway.commits(&asker, &repo("acme/tiny"), &main).await.unwrap()),
+        Class::Refs => drop(gate.gateway.refs(&asker, &repo("acme/tiny")).await.unwrap()),
+        _ => {
+            let path = Crowd::new(3000).path(5).parse().unwrap();
+            drop(gate.gateway.locate(&asker, &repo("acme/crowd"), &main, &path).await.unwrap());
+        }
+    }
+}
+
+#[tokio::test]
+async fn look_ups_go_on_behind_a_client_that_leaves() {
+    let hub = Standin::builder().fixtures().repo(crowded(3000, Duration::ZERO)).start().await;
+    let gate = Setup::new().config("limits.tree_nodes = 2000").start(&hub).await;
+    let file = format!("/acme/crowd/resolve/main/{}", Crowd::new(3000).path(5));
+    for warm in ["/api/models/acme/tiny", "/acme/crowd/resolve/main/README.md"] {
+        assert_eq!(gate.get(warm).await.status, 200);
+    }
+    for (class, url) in [
+        (Class::Commits, "/api/models/acme/tiny/commits/main"),
+        (Class::Refs, "/api/models/acme/tiny/refs"),
+        (Class::PathsInfo, &file),
+    ] {
+        let before = hub.count(class);
+        let stall = hub.fault(Fault::new(FaultKind::StallBeforeHeaders { ms: None }).class(class));
+        // As the server drops the work of a client that has left.
+        tokio::select! {
+            () = ask(&gate, class) => panic!("{class:?} was answered"),
+            () = eventually("it is asked", async || hub.count(class) == before + 1) => {}
+        }
+        hub.clear_fault(stall);
+        assert_eq!(gate.get(url).await.status, 200, "{class:?}");
+        assert_eq!(hub.count(class), before + 1, "{class:?} was asked anew");
+    }
 }

@@ -18,7 +18,7 @@ use super::{
     plan::{FileState, Plan, Planned, left_out},
 };
 use crate::{
-    gateway::{Error, Resolved, Result, view::Known},
+    gateway::{Error, Resolved, Result, known::Known, view::Question},
     hub::{Commit, Repo, RepoPath, Revision, Sha256},
     manifest::StoredFile,
     policy::Selection,
@@ -212,7 +212,8 @@ impl Gateway {
         let Some(snapshot) = self.snapshots.find(repo, commit).await? else { return Ok(None) };
         let resolved = Resolved { repo: repo.clone(), commit, revision: revision.clone(), stale: false };
         let known = Known::Whole(snapshot.clone());
-        let grant = match self.grant(&policy, &rule, &asked, &resolved, &known, today).await {
+        let question = Question { policy, rule, asked: &asked, today };
+        let grant = match self.grant(&question, &resolved, &known).await {
             Ok(grant) => grant,
             Err(Error::Denied(_)) => return Ok(None),
             Err(error) => return Err(error),

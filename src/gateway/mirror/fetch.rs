@@ -159,7 +159,7 @@ impl Gateway {
         let located = self.locate_unhurried(asker, &plan.asked, &at, &file.path, Instant::now()).await?;
         let (Located::Here(mut file) | Located::Elsewhere(mut file)) = located;
         // The manifest has the revision that was asked for, not the sha that the plan has made of it.
-        file.grant = Arc::new(file.grant.asked_as(&plan.revision));
+        file.revision = plan.revision.clone();
         let mut tries = 0;
         loop {
             if let Some(sha256) = self.found(asker, &file).await? {

@@ -6,7 +6,7 @@ use futures_util::{
 };
 use serde::de::DeserializeOwned;
 
-use super::{Facts, MAX_FACTS_BYTES, Piece, TreeIndex};
+use super::{Facts, MAX_FACTS_BYTES, Piece, TreeIndex, early::Stored};
 use crate::{
     hub::{Commit, Repo},
     manifest::verify::{SnapshotItem, SnapshotReader},
@@ -64,15 +64,29 @@ async fn whole(
 ) -> Result<std::result::Result<Option<TreeIndex>, String>> {
     let facts: Facts = match part(store, repo, commit, "facts.json").await? {
         Ok(Some(facts)) => facts,
-        Ok(None) => return Ok(Ok(None)),
+        // Facts alone name no file.
+        Ok(None) => {
+            let early = part::<Stored<Facts>>(store, repo, commit, "early.json").await?;
+            return Ok(early.and_then(|early| match early {
+                Some(early) => is_of(&early.facts, repo, commit, "early.json").map(|()| None),
+                None => Ok(None),
+            }));
+        }
         Err(problem) => return Ok(Err(problem)),
     };
-    if (&facts.repo, facts.commit) != (repo, commit) {
-        return Ok(Err(format!("facts.json is that of {}@{}", facts.repo, facts.commit)));
+    if let Err(problem) = is_of(&facts, repo, commit, "facts.json") {
+        return Ok(Err(problem));
     }
     Ok(part(store, repo, commit, "tree.json")
         .await?
         .and_then(|index| index.map(Some).ok_or_else(|| "tree.json is missing although facts.json is there".into())))
+}
+
+fn is_of(facts: &Facts, repo: &Repo, commit: Commit, part: &str) -> std::result::Result<(), String> {
+    if (&facts.repo, facts.commit) == (repo, commit) {
+        return Ok(());
+    }
+    Err(format!("{part} is that of {}@{}", facts.repo, facts.commit))
 }
 
 /// What one piece holds, and how to go on.
@@ -178,6 +192,25 @@ mod tests {
         assert_eq!(read(&store, &repo, commit).await, (FILES, None));
         store.uproot(Key::snapshot(&repo, commit, "facts.json").as_str());
         assert_eq!(read(&store, &repo, commit).await, (0, None));
+    }
+
+    #[tokio::test]
+    async fn facts_without_a_tree_name_no_file_and_must_be_those_of_the_commit() {
+        let (whole, repo, commit) = stored().await;
+        let facts = Snapshots::new(whole, 1 << 20).find(&repo, commit).await.unwrap().unwrap().facts.clone();
+        let store = MemoryStore::new();
+        Snapshots::new(store.clone(), 1 << 20).keep_early(&facts, Some(10)).await.unwrap();
+        assert_eq!(read(&store, &repo, commit).await, (0, None));
+        let key = Key::snapshot(&repo, commit, "early.json").to_string();
+        let text = String::from_utf8(store.object(&key).to_vec()).unwrap();
+        for (broken, said) in [
+            (text.replace("org/name", "org/other"), "early.json is that of org/other"),
+            (text.replacen('{', "", 1), "early.json: "),
+        ] {
+            store.plant(&key, broken);
+            let problem = read(&store, &repo, commit).await.1.unwrap();
+            assert!(problem.starts_with(said), "{problem}");
+        }
     }
 
     #[tokio::test]

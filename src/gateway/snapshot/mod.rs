@@ -3,8 +3,11 @@
 //! A snapshot is learned whole or not at all (`learn`): masked ids, duplicate or escaping paths, a file
 //! set that differs from the info's siblings are refused, not kept. Trees are stored and read in pieces
 //! sorted by path (`pieces`), so that a repo of 300,000 files costs no more memory than a small one.
+//!
+//! The facts of a commit whose tree is not here are kept apart (`early`), never in a snapshot's place.
 
 mod check;
+mod early;
 mod learn;
 mod pieces;
 
@@ -21,6 +24,7 @@ use crate::{
 };
 
 pub use check::StoredSnapshots;
+pub(crate) use early::Early;
 pub(crate) use learn::{BadSnapshot, Bounds, gather, readme_front_matter};
 pub(crate) use pieces::{Piece, TreeIndex};
 
@@ -54,6 +58,7 @@ pub(crate) struct Snapshots {
     store: Arc<dyn Store>,
     whole: Cache<(Repo, Commit), Arc<Snapshot>>,
     pieces: Cache<(Repo, Commit, usize), Arc<Piece>>,
+    early: Cache<(Repo, Commit), Arc<Early>>,
 }
 
 impl Snapshots {
@@ -67,7 +72,7 @@ impl Snapshots {
             .max_capacity(memory - memory / 4)
             .weigher(|_, piece: &Arc<Piece>| u32::try_from(piece.weight()).unwrap_or(u32::MAX))
             .build();
-        Self { store, whole, pieces }
+        Self { store, whole, pieces, early: early::cache() }
     }
 
     /// The stored snapshot of a commit, if it was learned.
@@ -102,7 +107,8 @@ impl Snapshots {
         for number in 0..snapshot.index.pieces() {
             self.pieces.invalidate(&(repo.clone(), commit, number)).await;
         }
-        self.whole.insert((repo, commit), snapshot.clone()).await;
+        self.whole.insert((repo.clone(), commit), snapshot.clone()).await;
+        self.outgrow_early(&repo, commit).await;
         Ok(snapshot)
     }
 

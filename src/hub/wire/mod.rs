@@ -12,7 +12,7 @@ mod tree;
 pub use info::{Gated, InfoSibling, LfsInfo, RepoInfo, StatedLicense, info_answer};
 pub use paths::PathsInfoRequest;
 pub use refs::{CommitAuthor, CommitInfo, RefInfo, Refs};
-pub use tree::{EntryKind, LfsPointer, MaskedOid, TreeEntry, TreeNode};
+pub use tree::{EntryKind, LfsPointer, MaskedOid, TreeEntry, TreeNode, lfs_pointer};
 
 use serde_json::Value;
 

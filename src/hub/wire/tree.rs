@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de, ser::SerializeStruct as _};
 
-use crate::hub::{BlobId, GitOid, RepoPath, Sha256};
+use crate::hub::{BlobId, GitHasher, GitOid, RepoPath, Sha256};
 
 /// An entry as the origin lists it. Reading fails on a path that would leave the tree. Keys not named here
 /// are dropped: `xetHash`, and the `lastCommit` and `securityFileStatus` of expanded listings, which clients
@@ -102,7 +102,28 @@ pub struct TreeNode {
     pub folder: bool,
 }
 
+/// The text of an LFS file's pointer, as git-lfs writes it.
+pub fn lfs_pointer(sha256: &Sha256, size: u64) -> String {
+    format!("version https://git-lfs.github.com/spec/v1\noid sha256:{sha256}\nsize {size}\n")
+}
+
 impl TreeNode {
+    /// The node of a file that is known by its content alone; an LFS pointer's id is that of its usual text.
+    /// `None` where that text were one half of a SHA-1 collision.
+    pub fn of_blob(path: RepoPath, size: u64, blob: BlobId) -> Option<Self> {
+        let (oid, lfs) = match blob {
+            BlobId::Git(oid) => (oid, None),
+            BlobId::Sha256(sha256) => {
+                let pointer = lfs_pointer(&sha256, size);
+                let length = pointer.len() as u64;
+                let mut hasher = GitHasher::new(length);
+                hasher.update(pointer.as_bytes());
+                (hasher.finish()?, Some((sha256, length)))
+            }
+        };
+        Some(Self { path, size, oid, lfs, folder: false })
+    }
+
     /// How the content of a file is named; `None` for a folder.
     pub fn blob_id(&self) -> Option<BlobId> {
         match self.lfs {
@@ -180,6 +201,16 @@ mod tests {
         super::super::strip_xet(&mut expected);
         assert_eq!(serde_json::to_value(&nodes).unwrap(), expected);
         assert_eq!(serde_json::from_value::<Vec<TreeNode>>(expected).unwrap(), nodes);
+    }
+
+    #[test]
+    fn a_file_known_by_its_content_is_the_node_that_the_hub_lists() {
+        // The pointer of gpt2's weights has the id that the Hub lists for it.
+        for entry in &gpt2().as_array().unwrap()[1..] {
+            let listed: TreeNode = serde_json::from_value(entry.clone()).unwrap();
+            let known = TreeNode::of_blob(listed.path.clone(), listed.size, listed.blob_id().unwrap());
+            assert_eq!(known, Some(listed));
+        }
     }
 
     #[test]

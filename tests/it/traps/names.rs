@@ -1,6 +1,8 @@
 //! Names that lead elsewhere: renamed repos and repos that another owner has registered anew.
 
+use futures_util::TryStreamExt as _;
 use hub_standin::{NewCommit, RepoBuilder};
+use hubgate::store::Prefix;
 
 use super::{world, world_under, world_with};
 use crate::support::gateway::POLICY;
@@ -104,4 +106,22 @@ async fn a_rule_speaks_for_one_kind() {
     ] {
         assert_eq!(gate.get(url).await.status, 403, "{url}");
     }
+}
+
+/// Nothing is kept under a name before policy has allowed it.
+#[tokio::test]
+async fn of_a_name_that_policy_refuses_nothing_is_stored() {
+    let (hub, gate) = world().await;
+    hub.rename("acme/copy", "stranger/copy");
+    for _ in 0..2 {
+        let answer = gate.get("/acme/copy/resolve/main/README.md").await;
+        assert_eq!(answer.status, 403, "{}", answer.text());
+    }
+    assert_eq!(hub.counters().requests, 2, "a redirect and its target, once: {:#?}", hub.counters().paths);
+    let keys: Vec<_> = gate.store.list(&Prefix::all()).map_ok(|meta| meta.key.to_string()).try_collect().await.unwrap();
+    assert!(!keys.iter().any(|key| key.contains("copy")), "{keys:?}");
+    // Once the new name is reviewed it is served.
+    let reviewed = "\n[[allow]]\nname = \"moved\"\nrepo = \"stranger/copy\"\n";
+    gate.set_policy(&format!("{POLICY}{reviewed}")).unwrap();
+    assert_eq!(gate.get("/acme/copy/resolve/main/README.md").await.status, 200);
 }

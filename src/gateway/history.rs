@@ -1,0 +1,204 @@
+//! A repo's branches, tags and commits: asked for once a minute, stored, filtered by the same decisions as its
+//! files.
+
+use std::{sync::Arc, time::Duration};
+
+use futures_util::{StreamExt as _, TryStreamExt as _};
+use serde_json::Value;
+use time::OffsetDateTime;
+
+use super::{Asker, Gateway, Result, commit::from_upstream, refs::RefRecord};
+use crate::{
+    hub::{Commit, CommitInfo, RefInfo, Refs, Repo, Revision},
+    policy::Rule,
+    upstream::Purpose,
+};
+
+/// How long refs and commits from upstream are held.
+pub(super) const REFS_TTL: Duration = Duration::from_mins(1);
+
+/// How many pages of a history are read, of 1,000 commits each. What is older is left out.
+const HISTORY_PAGES: usize = 10;
+
+impl Gateway {
+    /// Branches, tags and special refs that the rule allows: upstream's, else those that were looked at.
+    pub async fn refs(&self, asker: &Asker, asked: &Repo) -> Result<Refs> {
+        self.in_time(async {
+            let (rule, repo) = self.authorised(asker, asked).await?;
+            let mut refs = self.held_refs(asker, &repo, names_requests(&rule)).await?;
+            let requests = refs.pull_requests.iter_mut();
+            for list in [&mut refs.branches, &mut refs.tags, &mut refs.converts].into_iter().chain(requests) {
+                list.retain(|found| rule.allows_ref(asked_as(found)));
+            }
+            if let Some(pin) = rule.pin {
+                mean(&mut refs, pin);
+            }
+            Ok(refs)
+        })
+        .await
+    }
+
+    /// The commits of an allowed revision, newest first: all of them, or the newest 10,000.
+    pub async fn commits(
+        &self,
+        asker: &Asker,
+        asked: &Repo,
+        revision: &Revision,
+    ) -> Result<(Commit, Arc<Vec<CommitInfo>>)> {
+        self.in_time(async {
+            let view = self.view(asker, asked, revision).await?;
+            let commit = view.resolved.commit;
+            let commits = match self.held_commits(asker, &view.resolved.repo, commit).await? {
+                Some(commits) => commits,
+                // The one commit that is known for certain.
+                None => Arc::new(vec![lone_commit(commit, &view.known.facts().info)]),
+            };
+            Ok((commit, commits))
+        })
+        .await
+    }
+
+    /// The history of a commit, if it is stored or upstream can be asked.
+    async fn held_commits(&self, asker: &Asker, repo: &Repo, commit: Commit) -> Result<Option<Arc<Vec<CommitInfo>>>> {
+        let name = (repo.clone(), commit);
+        if let Some(commits) = self.commit_lists.get(&name).await {
+            return Ok(Some(commits));
+        }
+        if let Some(commits) = self.snapshots.history(repo, commit).await? {
+            let commits = Arc::new(commits);
+            self.commit_lists.insert(name, commits.clone()).await;
+            return Ok(Some(commits));
+        }
+        if self.upstream_is_out() {
+            return Ok(None);
+        }
+        let purpose = asker.purpose();
+        let work = || {
+            let (gateway, (repo, commit)) = (self.clone(), name.clone());
+            async move { gateway.learn_commits(repo, commit, purpose).await }
+        };
+        match self.commit_flights.join(name.clone(), self.limits.fare(asker, 1), work).await {
+            Ok(commits) => Ok(Some(commits)),
+            Err(error) if self.stored_stands_in(&error) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn learn_commits(self, repo: Repo, commit: Commit, purpose: Purpose) -> Result<Arc<Vec<CommitInfo>>> {
+        let pages = self.upstream.commits(&repo, &commit.into(), purpose).take(HISTORY_PAGES);
+        let commits = pages.try_concat().await;
+        self.note_outage(commits.as_ref().err());
+        let commits = Arc::new(commits.map_err(|error| from_upstream(error, &repo, &commit.into()))?);
+        self.snapshots.keep_history(&repo, commit, &commits).await?;
+        self.commit_lists.insert((repo, commit), commits.clone()).await;
+        Ok(commits)
+    }
+
+    /// Whether the asker may read the repo at all.
+    pub async fn authorise(&self, asker: &Asker, asked: &Repo) -> Result<()> {
+        self.in_time(async { self.authorised(asker, asked).await.map(drop) }).await
+    }
+
+    /// The rule that speaks for a repo and the repo's canonical name.
+    async fn authorised(&self, asker: &Asker, asked: &Repo) -> Result<(Arc<Rule>, Repo)> {
+        let rule = self.policy.current().decide_repo(asked, OffsetDateTime::now_utc().date());
+        let rule = rule.map_err(|denial| self.denied(&denial))?;
+        let view = self.view(asker, asked, &default_revision(&rule)).await?;
+        Ok((view.grant.approved.rule.clone(), view.resolved.repo))
+    }
+
+    /// All refs: upstream's, else as it last listed them, else those that were looked at.
+    async fn held_refs(&self, asker: &Asker, repo: &Repo, requests: bool) -> Result<Refs> {
+        let name = (repo.clone(), requests);
+        if let Some(refs) = self.ref_lists.get(&name).await {
+            return Ok((*refs).clone());
+        }
+        if !self.upstream_is_out() {
+            let purpose = asker.purpose();
+            let work = || {
+                let (gateway, (repo, requests)) = (self.clone(), name.clone());
+                async move { gateway.learn_refs(repo, requests, purpose).await }
+            };
+            match self.ref_flights.join(name.clone(), self.limits.fare(asker, 1), work).await {
+                Ok(refs) => return Ok((*refs).clone()),
+                Err(error) if self.stored_stands_in(&error) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        if let Some(refs) = self.refs.last_list(repo).await? {
+            return Ok(refs);
+        }
+        let mut refs = Refs::default();
+        for record in self.refs.all(repo).await? {
+            if record.revision.may_be_short_sha() || record.revision.as_str() == "HEAD" {
+                continue;
+            }
+            add_ref(&mut refs, &record);
+        }
+        Ok(refs)
+    }
+
+    async fn learn_refs(self, repo: Repo, requests: bool, purpose: Purpose) -> Result<Arc<Refs>> {
+        let refs = self.upstream.refs(&repo, requests, purpose).await;
+        self.note_outage(refs.as_ref().err());
+        let refs = Arc::new(refs.map_err(|error| from_upstream(error, &repo, &Revision::main()))?);
+        self.refs.keep_list(&repo, &refs).await?;
+        self.ref_lists.insert((repo, requests), refs.clone()).await;
+        Ok(refs)
+    }
+}
+
+/// A revision that the rule allows, to ask about the repo as such: its pin, `main`, else the first that
+/// it names.
+pub(super) fn default_revision(rule: &Rule) -> Revision {
+    if let Some(pin) = rule.pin {
+        return pin.into();
+    }
+    let named = rule.revisions().unwrap_or_default().iter().filter_map(|name| name.parse().ok());
+    if rule.allows_ref("main") { Revision::main() } else { named.into_iter().next().unwrap_or_else(Revision::main) }
+}
+
+/// A ref that was looked at, among those of its sort. Whether a name is a branch or a tag was not asked; a
+/// branch is what clients look for.
+fn add_ref(refs: &mut Refs, record: &RefRecord) {
+    let (name, target_commit) = (record.revision.as_str(), record.commit);
+    let info = |name: &str, full_name: String| RefInfo { name: name.to_owned(), full_name, target_commit };
+    if let Some(short) = name.strip_prefix("refs/convert/") {
+        refs.converts.push(info(short, name.to_owned()));
+    } else if let Some(number) = name.strip_prefix("refs/pr/") {
+        refs.pull_requests.get_or_insert_default().push(info(number, name.to_owned()));
+    } else {
+        refs.branches.push(info(name, format!("refs/heads/{name}")));
+    }
+}
+
+/// Under a pin all names mean one commit; llama.cpp takes from here which commit to ask for.
+fn mean(refs: &mut Refs, pin: Commit) {
+    let requests = refs.pull_requests.iter_mut().flatten();
+    for found in refs.branches.iter_mut().chain(&mut refs.tags).chain(&mut refs.converts).chain(requests) {
+        found.target_commit = pin;
+    }
+}
+
+/// The name by which clients ask for a ref, and rules allow it: short for a branch or tag, full for the others.
+/// `refs/convert/parquet` has the short name `parquet`, which may be a branch's too.
+pub(super) fn asked_as(found: &RefInfo) -> &str {
+    if found.full_name.starts_with("refs/heads/") || found.full_name.starts_with("refs/tags/") {
+        &found.name
+    } else {
+        &found.full_name
+    }
+}
+
+/// Whether a rule names pull requests, of which a repo may have thousands.
+pub(super) fn names_requests(rule: &Rule) -> bool {
+    const OTHERS: [&str; 3] = ["refs/heads/", "refs/tags/", "refs/convert/"];
+    let is_special = |name: &&String| name.starts_with("refs/") || name.starts_with("pr/");
+    let names = rule.revisions().unwrap_or_default().iter();
+    names.filter(is_special).any(|name| !OTHERS.iter().any(|prefix| name.starts_with(prefix)))
+}
+
+fn lone_commit(commit: Commit, info: &Value) -> CommitInfo {
+    let date = info.get("lastModified").and_then(Value::as_str).unwrap_or_default().to_owned();
+    CommitInfo { id: commit, title: String::new(), message: String::new(), authors: Vec::new(), date, formatted: None }
+}

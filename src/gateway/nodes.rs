@@ -1,0 +1,120 @@
+//! Single files and folders of a commit: from its tree, and where that is not here, by name.
+//!
+//! What is stored is known without its tree: the manifest's entry says all that a tree would.
+
+use std::{collections::HashMap, sync::Arc};
+
+use futures_util::{StreamExt as _, TryStreamExt as _};
+
+use super::{Asker, Error, Gateway, Result, commit::from_upstream, known::Known, view::View};
+use crate::{
+    hub::{Commit, Repo, RepoPath, TreeNode},
+    upstream::{Purpose, Upstream},
+};
+
+/// How many entries of the manifest are read at a time; so many are looked for before upstream is asked.
+const ENTRIES_AT_ONCE: usize = 16;
+
+/// What is asked about at once, and so one look-up.
+pub(super) type NodesKey = (Repo, Commit, Arc<[RepoPath]>);
+
+impl Gateway {
+    /// One file or folder of a commit.
+    pub(super) async fn node(&self, asker: &Asker, view: &View, path: &RepoPath) -> Result<TreeNode> {
+        let (repo, commit) = (view.resolved.repo.clone(), view.resolved.commit);
+        let found = self.nodes(asker, view, std::slice::from_ref(path)).await?;
+        found.into_iter().next().ok_or(Error::EntryNotFound { repo, commit })
+    }
+
+    /// Those of the paths that the commit has, in their order. While its tree is not here, they are asked for
+    /// by name.
+    pub(super) async fn nodes(&self, asker: &Asker, view: &View, paths: &[RepoPath]) -> Result<Vec<TreeNode>> {
+        let Known::Whole(whole) = &view.known else { return self.single_nodes(asker, view, paths).await };
+        let mut found = Vec::with_capacity(paths.len().min(1000));
+        for path in paths {
+            found.extend(self.snapshots.node(whole, path).await?);
+        }
+        Ok(found)
+    }
+
+    /// The same without the tree: what was asked a moment ago, then what is stored, then upstream.
+    async fn single_nodes(&self, asker: &Asker, view: &View, paths: &[RepoPath]) -> Result<Vec<TreeNode>> {
+        let (repo, commit) = (&view.resolved.repo, view.resolved.commit);
+        let mut found: Vec<Option<TreeNode>> = Vec::with_capacity(paths.len().min(1000));
+        for path in paths {
+            found.push(self.single_nodes.get(&(repo.clone(), commit, path.clone())).await);
+        }
+        let unknown = paths.iter().zip(&found).filter(|(_, found)| found.is_none()).map(|(path, _)| path.clone());
+        let unknown: Arc<[RepoPath]> = unknown.collect();
+        if !unknown.is_empty() {
+            let nodes = self.nodes_by_name(asker, view, unknown).await?;
+            let nodes: HashMap<&RepoPath, &TreeNode> = nodes.iter().map(|node| (&node.path, node)).collect();
+            for (found, path) in found.iter_mut().zip(paths) {
+                if found.is_none() {
+                    *found = nodes.get(path).map(|node| (*node).clone());
+                }
+            }
+        }
+        Ok(found.into_iter().flatten().collect())
+    }
+
+    async fn nodes_by_name(&self, asker: &Asker, view: &View, paths: Arc<[RepoPath]>) -> Result<Arc<Vec<TreeNode>>> {
+        let are_few = paths.len() <= ENTRIES_AT_ONCE;
+        if are_few && let Some(stored) = self.stored_nodes(view, &paths).await? {
+            return Ok(stored);
+        }
+        let why = match &view.known {
+            Known::Alone(_, why) => why.clone(),
+            _ => match self.ask_for_nodes(asker, view, paths.clone()).await {
+                Err(error) if self.stored_stands_in(&error) => error,
+                answer => return answer,
+            },
+        };
+        // Of a list that is long some may be stored; only if all are, nothing is missing from the answer.
+        if !are_few && let Some(stored) = self.stored_nodes(view, &paths).await? {
+            return Ok(stored);
+        }
+        Err(why)
+    }
+
+    /// The nodes of these paths as the manifest's entries have them, if all of them are stored.
+    async fn stored_nodes(&self, view: &View, paths: &[RepoPath]) -> Result<Option<Arc<Vec<TreeNode>>>> {
+        let (repo, commit) = (&view.resolved.repo, view.resolved.commit);
+        let entries = futures_util::stream::iter(paths.iter().cloned())
+            .map(|path| async move { self.manifest.entry(repo, commit, &path).await })
+            .buffered(ENTRIES_AT_ONCE);
+        let stored = entries.try_take_while(|entry| std::future::ready(Ok(entry.is_some())));
+        let nodes: Vec<TreeNode> = stored
+            .try_filter_map(|entry| async move {
+                Ok(entry.and_then(|entry| TreeNode::of_blob(entry.path.clone(), entry.size, entry.etag)))
+            })
+            .try_collect()
+            .await?;
+        Ok((nodes.len() == paths.len()).then(|| Arc::new(nodes)))
+    }
+
+    async fn ask_for_nodes(&self, asker: &Asker, view: &View, paths: Arc<[RepoPath]>) -> Result<Arc<Vec<TreeNode>>> {
+        let fare = self.limits.fare(asker, Upstream::paths_info_requests(paths.len()));
+        let purpose = asker.purpose();
+        let name: NodesKey = (view.resolved.repo.clone(), view.resolved.commit, paths);
+        let work = || {
+            let (gateway, name) = (self.clone(), name.clone());
+            async move { gateway.learn_nodes(name, purpose).await }
+        };
+        self.node_flights.join(name.clone(), fare, work).await
+    }
+
+    async fn learn_nodes(self, (repo, commit, paths): NodesKey, purpose: Purpose) -> Result<Arc<Vec<TreeNode>>> {
+        let entries = self.upstream.paths_info(&repo, commit, &paths, purpose).await;
+        self.note_outage(entries.as_ref().err());
+        let entries = entries.map_err(|error| from_upstream(error, &repo, &commit.into()))?;
+        let mut nodes = Vec::with_capacity(entries.len());
+        for entry in entries {
+            nodes.push(entry.into_node().map_err(|masked| Error::Insane(format!("{repo}@{commit}: {masked}")))?);
+        }
+        for node in &nodes {
+            self.single_nodes.insert((repo.clone(), commit, node.path.clone()), node.clone()).await;
+        }
+        Ok(Arc::new(nodes))
+    }
+}
