@@ -1,0 +1,211 @@
+//! Fills against a scripted origin and a real directory store.
+
+use std::{
+    collections::VecDeque,
+    ops::Range,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::{StreamExt, stream::BoxStream};
+use http_body_util::BodyExt;
+use tokio::sync::Semaphore;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::{
+    Fill, FillConfig, FillEnd, FillKey, Fills, Joined, Order, Origin, PAUSE_AFTER, Reader, Reading, is_tainted,
+};
+use crate::{
+    gateway::Error,
+    hub::{BlobId, GitHasher, Repo, RepoKind, Sha256},
+    manifest::{Manifest, NewRecord, What, WriterId},
+    policy::PolicySet,
+    store::{self, Key, Store},
+    upstream,
+};
+
+mod transfer;
+mod verified;
+
+const MIB: usize = 1024 * 1024;
+
+/// What the origin does on one opening.
+enum Act {
+    /// Sends what was asked.
+    Honest,
+    /// Sends this many bytes, then breaks off.
+    Cut(u64),
+    /// Sends what was asked with one byte changed, this far into the file.
+    Flip(u64),
+    /// Says for good that there is no such file.
+    Gone,
+}
+
+struct Script {
+    content: Bytes,
+    acts: Mutex<VecDeque<Act>>,
+    openings: Mutex<Vec<Range<u64>>>,
+    sent: AtomicU64,
+    /// A permit for every piece, when there is a gate.
+    gate: Option<Arc<Semaphore>>,
+    pieces: AtomicUsize,
+}
+
+#[async_trait]
+impl Origin for Arc<Script> {
+    async fn open(&self, range: Range<u64>, _: u64) -> upstream::Result<BoxStream<'static, upstream::Result<Bytes>>> {
+        self.openings.lock().unwrap().push(range.clone());
+        let act = self.acts.lock().unwrap().pop_front().unwrap_or(Act::Honest);
+        let mut bytes = self.content[usize(range.start)..usize(range.end)].to_vec();
+        let mut end = None;
+        match act {
+            Act::Honest => {}
+            Act::Cut(at) => {
+                bytes.truncate(usize(at));
+                end = Some(Err(upstream::Error::new(upstream::ErrorKind::Unreachable)));
+            }
+            Act::Flip(at) => bytes[usize(at - range.start)] ^= 1,
+            Act::Gone => return Err(upstream::Error::new(upstream::ErrorKind::EntryNotFound)),
+        }
+        let script = self.clone();
+        let pieces = Bytes::from(bytes).chunks(MIB / 4).map(Bytes::copy_from_slice).collect::<Vec<_>>();
+        let pieces = futures_util::stream::iter(pieces).then(move |piece| {
+            let script = script.clone();
+            async move {
+                if let Some(gate) = &script.gate {
+                    gate.acquire().await.unwrap().forget();
+                }
+                script.pieces.fetch_add(1, Ordering::SeqCst);
+                script.sent.fetch_add(piece.len() as u64, Ordering::SeqCst);
+                Ok(piece)
+            }
+        });
+        Ok(pieces.chain(futures_util::stream::iter(end)).boxed())
+    }
+}
+
+fn usize(n: u64) -> usize {
+    usize::try_from(n).unwrap()
+}
+
+struct Bench {
+    _dir: tempfile::TempDir,
+    store: Arc<dyn Store>,
+    manifest: Manifest,
+    fills: Arc<Fills>,
+    script: Arc<Script>,
+}
+
+impl Bench {
+    async fn new(size: usize, acts: impl IntoIterator<Item = Act>, gate: Option<Arc<Semaphore>>) -> Self {
+        Self::with(size, acts, gate, FillConfig::default()).await
+    }
+
+    async fn with(
+        size: usize,
+        acts: impl IntoIterator<Item = Act>,
+        gate: Option<Arc<Semaphore>>,
+        config: FillConfig,
+    ) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let mut store_config = store::StoreConfig::default();
+        store_config.local.path = dir.path().join("store");
+        let store = store::build(&store_config, &store::SpoolConfig::default(), "w").await.unwrap();
+        let tasks = TaskTracker::new();
+        let manifest = Manifest::start(store.clone(), WriterId::new(), &tasks, CancellationToken::new());
+        let fills = Fills::new(config, store.clone(), manifest.clone(), tasks);
+        // Not the same byte everywhere: a piece in the wrong place must change the digest.
+        let content: Vec<u8> = (0..size).map(|n| u8::try_from((n * 31 + n / 251) % 256).unwrap()).collect();
+        let script = Arc::new(Script {
+            content: content.into(),
+            acts: Mutex::new(acts.into_iter().collect()),
+            openings: Mutex::default(),
+            sent: AtomicU64::default(),
+            gate,
+            pieces: AtomicUsize::default(),
+        });
+        Self { _dir: dir, store, manifest, fills, script }
+    }
+
+    fn sha256(&self) -> Sha256 {
+        Sha256::of(&self.script.content)
+    }
+
+    fn order(&self) -> Order {
+        let sha256 = self.sha256();
+        self.order_for(BlobId::Sha256(sha256), FillKey::Sha256(sha256), "a.bin")
+    }
+
+    fn order_for(&self, blob: BlobId, key: FillKey, path: &str) -> Order {
+        let size = self.script.content.len() as u64;
+        Order {
+            key,
+            blob,
+            size,
+            verified_only: false,
+            policy: Arc::new(PolicySet::load(std::path::Path::new("/nonexistent")).unwrap()),
+            record: record(path, size, blob),
+            origin: Arc::new(self.script.clone()),
+            asked_by: "tester".into(),
+            background: false,
+        }
+    }
+
+    async fn begin(&self) -> Arc<Fill> {
+        match self.fills.join(self.order()).await.unwrap() {
+            Joined::Begun(fill) | Joined::Live(fill) | Joined::Ending(fill) => fill,
+        }
+    }
+
+    async fn is_recorded(&self, path: &str) -> bool {
+        let commit = "c".repeat(40).parse().unwrap();
+        self.manifest.entry(&repo(), commit, &path.parse().unwrap()).await.unwrap().is_some()
+    }
+}
+
+fn repo() -> Repo {
+    Repo::new(RepoKind::Model, "org/name").unwrap()
+}
+
+fn record(path: &str, size: u64, etag: BlobId) -> NewRecord {
+    NewRecord {
+        what: What::Stored,
+        repo: repo(),
+        upstream_id: None,
+        revision: None,
+        commit: "c".repeat(40).parse().unwrap(),
+        path: path.parse().unwrap(),
+        size,
+        sha256: Sha256::of(b""),
+        etag,
+        licence: None,
+        licence_from: None,
+        rule: None,
+        approved_by: None,
+        ticket: None,
+        policy_sha256: None,
+        asked_by: None,
+        origin: "origin".into(),
+    }
+}
+
+fn reader(fill: &Arc<Fill>, range: Range<u64>, reading: Reading) -> Reader {
+    Reader::new(fill, range, reading, "client".into())
+}
+
+/// Reads a body to its end: the bytes, and whether it broke off.
+async fn read(reader: Reader) -> (Vec<u8>, bool) {
+    let Ok(mut body) = reader.into_body().await else { return (Vec::new(), true) };
+    let mut bytes = Vec::new();
+    while let Some(frame) = body.frame().await {
+        match frame {
+            Ok(frame) => bytes.extend_from_slice(frame.data_ref().unwrap()),
+            Err(_) => return (bytes, true),
+        }
+    }
+    (bytes, false)
+}
