@@ -1,10 +1,13 @@
 //! Lists in pages, and lists of repos, branches and commits.
 
-use hub_standin::NewCommit;
+use hub_standin::{NewCommit, RepoBuilder, Standin};
 use serde_json::Value;
 
 use super::{world, world_under, world_with};
-use crate::support::{client::Answer, gateway::POLICY};
+use crate::support::{
+    client::Answer,
+    gateway::{POLICY, TestGateway},
+};
 
 /// The URL of the next page, as Python's `requests` and js's regex find it.
 fn next(answer: &Answer) -> Option<String> {
@@ -187,4 +190,57 @@ async fn a_push_is_seen_in_every_listing() {
     assert_eq!(gate.get("/api/models/acme/tiny").await.json()["sha"], new);
     assert!(paths(&gate.get("/api/models/acme/tiny/tree/main").await.json()).contains(&"new.txt".to_owned()));
     assert_eq!(gate.get("/api/models/acme/tiny/commits/main").await.json()[0]["title"], "four");
+}
+
+/// Lists are sorted as the Hub sorts them, the latest or highest first, and in pages that fit together.
+#[tokio::test]
+async fn lists_of_repos_are_sorted_by_what_was_known_when_they_were_looked_at() {
+    let (hub, gate) = world().await;
+    for (repo, downloads) in [("acme/copy", 5), ("acme/nested", 1000), ("acme/tiny", 70)] {
+        hub.update(repo, |repo| repo.downloads = downloads);
+
+        assert_eq!(gate.get(&format!("/api/models/{repo}")).await.status, 200);
+    }
+    for (query, expected) in [
+        ("", ["acme/copy", "acme/nested", "acme/tiny"]),
+        ("sort=downloads&", ["acme/nested", "acme/tiny", "acme/copy"]),
+        ("sort=nonsense&", ["acme/copy", "acme/nested", "acme/tiny"]),
+    ] {
+        for limit in [1, 2, 3, 100] {
+            let (mut found, mut url) = (Vec::new(), format!("/api/models?{query}limit={limit}"));
+            loop {
+                let page = gate.get(&url).await;
+                let list = page.json();
+                found.extend(list.as_array().unwrap().iter().map(|info| info["id"].as_str().unwrap().to_owned()));
+                let Some(link) = next(&page) else { break };
+                assert!(found.len() < 4, "{link}");
+                url = link.strip_prefix(&gate.url).unwrap().to_owned();
+            }
+            assert_eq!(found, expected, "{query} {limit}");
+        }
+    }
+}
+
+/// A history of more than one of the Hub's pages is counted and paged through as a whole.
+#[tokio::test]
+async fn a_long_history_is_whole() {
+    const COMMITS: usize = 1203;
+    let mut repo = RepoBuilder::model("acme/long");
+    for n in 0..COMMITS {
+        let commit = NewCommit::new(format!("{n}"));
+        repo = repo.commit(if n == 0 { commit.file("README.md", "---\nlicense: mit\n---\n") } else { commit });
+    }
+    let hub = Standin::builder().repo(repo).start().await;
+    let gate = TestGateway::before(&hub).await;
+    let one = gate.get("/api/models/acme/long/commits/main?limit=1").await;
+    assert_eq!((one.status.as_u16(), one.header("x-total-count")), (200, &*COMMITS.to_string()), "{}", one.text());
+    let (mut titles, mut url) = (Vec::new(), "/api/models/acme/long/commits/main".to_owned());
+    loop {
+        let page = gate.get(&url).await;
+        titles
+            .extend(page.json().as_array().unwrap().iter().map(|commit| commit["title"].as_str().unwrap().to_owned()));
+        let Some(link) = next(&page) else { break };
+        url = link.strip_prefix(&gate.url).unwrap().to_owned();
+    }
+    assert_eq!(titles, (0..COMMITS).rev().map(|n| n.to_string()).collect::<Vec<_>>());
 }
