@@ -24,6 +24,8 @@ LATENCY_MS = 100
 FOOTER_BYTES = 64 * 1024
 POLICY = {"policy.toml": '[licenses]\nallow = ["apache-2.0"]\n\n[[allow]]\nname = "bench"\nrepo = "bench/*"\n'}
 BIG, SMALL = "bench/big", "bench/small"
+MANY, HUGE = "bench/many", "bench/huge"
+MANY_FILES, HUGE_BYTES = 500, 2 << 30
 
 
 def run(command, **more):
@@ -46,6 +48,13 @@ class Bench:
         self.small = json.dumps({"padding": "x" * (SMALL_BYTES - 15)}).encode()
         (folder / "config.json").write_bytes(self.small)
         repos = ["--repo", f"model:{SMALL}={folder}", "--generated", f"model:{BIG}/model.safetensors={self.size}@7"]
+        if "sync" in args.cells:
+            many = self.work / "many"
+            many.mkdir()
+            (many / "README.md").write_text("---\nlicense: apache-2.0\n---\n# Many\n")
+            for number in range(MANY_FILES - 1):
+                (many / f"part-{number:03}.json").write_text(json.dumps({"part": number, "padding": "x" * 4000}))
+            repos += ["--repo", f"model:{MANY}={many}", "--generated", f"model:{HUGE}/model.safetensors={HUGE_BYTES}@9"]
         self.standin = StandIn(binaries / "hub-standin", self.work / "standin", repos)
         self.running.append(self.standin)
         self.big_url = f"/{BIG}/resolve/{self.commit(BIG)}/model.safetensors"
@@ -367,6 +376,80 @@ def footer(bench, answer):
 def location(bench):
     """Where the origin sends for the large file."""
     return run(["curl", "-sSf", "-o", "/dev/null", "-w", "%{redirect_url}", bench.standin.url + bench.big_url]).strip()
+
+
+UPLOAD = """
+import sys
+from pathlib import Path
+
+import boto3
+
+endpoint, bucket, key, secret, prefix, folder = sys.argv[1:]
+s3 = boto3.client("s3", endpoint_url=endpoint, aws_access_key_id=key, aws_secret_access_key=secret, region_name="us-east-1")
+for path in sorted(Path(folder).rglob("*")):
+    if path.is_file() and ".cache" not in path.parts:
+        s3.upload_file(str(path), bucket, f"{prefix}/{path.relative_to(folder)}")
+"""
+
+
+def sync(bench):
+    """A repo into a bucket under plain keys: `hubgate sync` beside `hf download` and an upload with boto3, once each."""
+    minio = bench.start(Script("minio", bench.work / "minio-sync", free_ports(2)))
+    said = json.loads(minio.said)
+    policy = bench.work / "sync-policy"
+    policy.mkdir()
+    for name, text in POLICY.items():
+        (policy / name).write_text(text)
+    hf, python = CACHE / "venv" / "hub240" / "bin" / "hf", CACHE / "venv" / "deploy" / "bin" / "python"
+    for program in (hf, python):
+        if not program.exists():
+            raise Broken(f"{program} is not there; tests/infra/install.sh python deploy-tools installs it")
+
+    def sent():
+        return sum(bench.standin.file_bytes().values())
+
+    def timed(work):
+        before, began = sent(), time.monotonic()
+        work()
+        return time.monotonic() - began, sent() - before
+
+    def hubgate(repo):
+        settings = {
+            "upstream.endpoint": bench.standin.url,
+            "upstream.allowed_hosts": json.dumps([bench.standin.address, f"127.0.0.1:{bench.standin.cdn_port}"]),
+            "upstream.allow_private": "true",
+            "upstream.proxy": "none",
+            "policy.dir": policy,
+            "store.kind": "s3",
+            "store.s3.prefix": "hubgate",
+            "spool.dir": bench.work / "sync-spool",
+            "spool.max_size": "20GB",
+            "publish.prefix": "models",
+            "publish.repos": json.dumps([repo]),
+        }
+        settings |= {f"store.s3.{key}": said[key] for key in ("endpoint", "bucket", "access_key", "secret_key")}
+        words = [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
+        run([bench.hubgate, *words, "sync", "--repo", repo, "--manifest", bench.work / "manifest.csv"], cwd=bench.work)
+
+    def by_hand(repo):
+        folder = bench.work / "by-hand"
+        env = CLEAN | {"HF_ENDPOINT": bench.standin.url, "HF_HOME": str(bench.work / "hf-home"), "HF_HUB_DISABLE_XET": "1"}
+        done = subprocess.run([hf, "download", repo, "--local-dir", folder], capture_output=True, text=True, env=env)
+        if done.returncode:
+            raise Broken(f"hf download failed:\n{done.stderr}")
+        account = [said[key] for key in ("endpoint", "bucket", "access_key", "secret_key")]
+        run([python, "-c", UPLOAD, *account, f"by-hand/{repo}", folder])
+        shutil.rmtree(folder)
+
+    for repo, what, size in ((MANY, f"{MANY_FILES} files of 4 KB", None), (HUGE, f"one file of {HUGE_BYTES >> 30} GiB", HUGE_BYTES)):
+        ours, our_bytes = timed(lambda: hubgate(repo))
+        theirs, their_bytes = timed(lambda: by_hand(repo))
+        if size and (our_bytes < size or their_bytes < size):
+            raise Broken(f"{repo}: {our_bytes} and {their_bytes} bytes came from the origin, of {size}")
+        note = f"bytes from the origin: hubgate {our_bytes:,}, by hand {their_bytes:,}; one run; hubgate's is verified, recorded and copied to plain keys too"
+        yield Row(f"sync of {what} into MinIO", "s", "", Side("hubgate", [ours]), Side("hf download + boto3", [theirs]), note=note)
+    bench.end(minio)
+    shutil.rmtree(bench.work / "minio-sync", ignore_errors=True)
 
 
 def olah(bench):

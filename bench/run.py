@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """The bench: hubgate beside what people would otherwise put in its place, as ratios in one run.
 
-    bench/run.py [--check] [--rounds 5] [--cells warm,small,cold,s3,shared,olah] [--size 1G]
+    bench/run.py [--check] [--rounds 5] [--cells warm,small,cold,s3,shared,sync,olah] [--size 1G]
 
 Builds the release binaries, starts everything on loopback, and prints a Markdown table. See README.md beside it.
 """
@@ -21,7 +21,7 @@ import machine
 import table
 from world import CACHE, Broken
 
-CELLS = {"warm": cells.warm, "small": cells.small, "cold": cells.cold, "s3": cells.s3, "shared": cells.shared, "olah": cells.olah}
+CELLS = {"warm": cells.warm, "small": cells.small, "cold": cells.cold, "s3": cells.s3, "shared": cells.shared, "sync": cells.sync, "olah": cells.olah}
 
 
 def size(text):

@@ -33,7 +33,7 @@ use crate::{
     policy::{self, PolicyHandle, Severity},
     publish::Publisher,
     server::{self, Listener, Serve, Tls},
-    store::{self, ErrorKind, Store, StoreHealth, open_layout},
+    store::{self, DryRun, ErrorKind, Store, StoreHealth, StoreKind, open_layout},
     telemetry::{AccessLog, with_causes},
     upstream::Upstream,
 };
@@ -94,14 +94,35 @@ impl Core {
     /// # Errors
     /// A policy, a section or a file that can't be used.
     pub async fn build(loaded: &Loaded) -> Result<Self, StartError> {
+        Self::assemble(loaded, false).await
+    }
+
+    /// The same, but whatever it writes stays in memory and is forgotten with it; a store's directory that is not
+    /// there is not made.
+    ///
+    /// # Errors
+    /// As [`Core::build`].
+    pub async fn build_dry_run(loaded: &Loaded) -> Result<Self, StartError> {
+        Self::assemble(loaded, true).await
+    }
+
+    async fn assemble(loaded: &Loaded, dry_run: bool) -> Result<Self, StartError> {
         let config = &loaded.config;
         let policy = PolicyHandle::open(&config.policy.dir, loaded.lists.clone());
         let policy = Arc::new(policy.map_err(|error| StartError::misconfigured(&error))?);
         let upstream = Upstream::new(&config.upstream, loaded.proxy_env.clone());
         let upstream = upstream.map_err(|error| StartError::misconfigured(&error))?;
         let writer = WriterId::new();
-        let store =
-            store::build(&config.store, &config.spool, writer.as_str()).await.map_err(|error| store_error(&error))?;
+        // Boxed: it is large, and stands here twice.
+        let build = || Box::pin(store::build(&config.store, &config.spool, writer.as_str()));
+        let built = |store: store::Result<Arc<dyn Store>>| store.map_err(|error| store_error(&error));
+        let store: Arc<dyn Store> = match dry_run {
+            false => built(build().await)?,
+            true if config.store.kind == StoreKind::Local && !config.store.local.path.exists() => {
+                Arc::new(DryRun::over(None))
+            }
+            true => Arc::new(DryRun::over(Some(built(build().await)?))),
+        };
         let (store, store_health) = store::watched(store);
         let (manifest_tasks, manifest_stop) = (TaskTracker::new(), CancellationToken::new());
         let admin = Admin::new(store.clone(), writer.clone());
@@ -131,6 +152,23 @@ impl Core {
             manifest_tasks,
             manifest_stop,
         })
+    }
+
+    /// Looks at the store once, for a command that will write to it: whether it can be used, and whether its layout
+    /// is known. Says aloud what is worth knowing.
+    ///
+    /// # Errors
+    /// A store that can't be reached or used: what, and the remedy.
+    pub async fn open_store(&self) -> Result<(), StartError> {
+        let looked = async {
+            let probe = self.store.probe().await?;
+            open_layout(&*self.store).await?;
+            Ok::<_, store::Error>(probe)
+        };
+        for warning in &looked.await.map_err(|error| store_error(&error))?.warnings {
+            warn!(warning, "store");
+        }
+        Ok(())
     }
 
     /// Waits for what is under way, at most until `deadline`, and for the manifest's last records.

@@ -8,6 +8,7 @@ mod manifest;
 mod policy;
 mod publish;
 mod store;
+mod sync;
 mod token;
 
 use std::{path::PathBuf, process::ExitCode, str::FromStr};
@@ -60,6 +61,8 @@ enum Command {
     CheckConfig,
     /// Asks the gateway on this machine whether it lives; for containers.
     Healthcheck(healthcheck::HealthcheckArgs),
+    /// Brings whole repos in, as policy lets them, and writes the manifest as CSV. Needs no running gateway.
+    Sync(sync::SyncArgs),
     /// What may come in, and why.
     #[command(subcommand)]
     Policy(policy::PolicyCommand),
@@ -173,11 +176,12 @@ impl Cli {
         if let Command::Serve(ServeArgs { listen: Some(listen) }) = &self.command {
             flags.push(("server.listen".into(), listen.clone()));
         }
-        let loaded = config::load(&Sources::of_process(self.sources.config, flags))?;
+        let loaded = config::load(&Sources::of_process(self.sources.config, flags)?)?;
         match self.command {
             Command::Serve(_) => serve(&loaded),
             Command::CheckConfig => check_config(&loaded),
             Command::Healthcheck(args) => healthcheck::run(&loaded, &args),
+            Command::Sync(args) => sync::run(&loaded, &args),
             Command::Policy(command) => policy::run(&loaded, &command),
             Command::Manifest(command) => manifest::run(&loaded, &command),
             Command::Verify(args) => store::verify(&loaded, &args),

@@ -3,6 +3,7 @@
 //! Defaults < `config.toml` < environment < flags. What can't be used is an error that names where it
 //! stands, the key and the remedy; the values of secrets are never shown.
 
+mod dotenv;
 mod effective;
 mod environment;
 mod file;
@@ -76,12 +77,24 @@ pub struct Sources {
 }
 
 impl Sources {
-    /// The process's own environment, and what the command line said.
-    pub fn of_process(file: Option<PathBuf>, flags: Vec<(String, String)>) -> Self {
+    /// The process's own environment, what `.env` in the working directory adds to it, and what the command line
+    /// said.
+    ///
+    /// # Errors
+    /// A `.env` that can't be read, by its line.
+    pub fn of_process(file: Option<PathBuf>, flags: Vec<(String, String)>) -> Result<Self, ConfigError> {
         let text = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {
             Some((name.into_string().ok()?, value.into_string().ok()?))
         };
-        Self { file, environment: std::env::vars_os().filter_map(text).collect(), flags }
+        let mut environment: BTreeMap<String, String> = std::env::vars_os().filter_map(text).collect();
+        let more = dotenv::read(Path::new(".env")).map_err(|problem| ConfigError(vec![problem]))?;
+        for (name, value) in more {
+            // In either case, as the proxy variables are written.
+            if !environment.keys().any(|known| known.eq_ignore_ascii_case(&name)) {
+                environment.insert(name, value);
+            }
+        }
+        Ok(Self { file, environment, flags })
     }
 }
 

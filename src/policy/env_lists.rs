@@ -35,6 +35,11 @@ impl EnvLists {
         self.repos.is_none() && self.licenses.is_none()
     }
 
+    /// The repos of `HF_REPOS` in their order, each with its revision if it has one; `None` where it is not set.
+    pub fn named(&self) -> Option<&[(Repo, Option<Revision>)]> {
+        self.repos.as_deref()
+    }
+
     pub(super) fn licenses(&self) -> Option<&BTreeSet<LicenseId>> {
         self.licenses.as_ref()
     }

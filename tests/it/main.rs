@@ -24,6 +24,7 @@ mod snapshots;
 mod store_conformance;
 mod store_trouble;
 mod support;
+mod sync;
 mod tls;
 mod traps;
 mod upstream;

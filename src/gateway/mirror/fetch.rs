@@ -160,7 +160,7 @@ impl Gateway {
         let (Located::Here(mut file) | Located::Elsewhere(mut file)) = located;
         // The manifest has the revision that was asked for, not the sha that the plan has made of it.
         file.revision = plan.revision.clone();
-        let mut tries = 0;
+        let (mut tries, mut alone) = (0, false);
         loop {
             if let Some(sha256) = self.found(asker, &file).await? {
                 return Ok(Brought { sha256, fetched: false });
@@ -172,13 +172,16 @@ impl Gateway {
                     FillEnd::Stored(_) => continue,
                     end => return Err(end.into_error()),
                 },
-                // Whoever has the room gives it back; where nobody has it, waiting won't help for long.
+                // Whoever has the room gives it back; where nobody has it, waiting won't help.
                 Err(Error::Busy { why, retry_after }) => {
-                    tries += u32::from(self.fills.count() == 0);
-                    if tries >= MAX_TRIES {
+                    if self.fills.count() > 0 {
+                        tokio::time::sleep(retry_after.min(LONGEST_PAUSE)).await;
+                    } else if alone {
                         return Err(Error::Busy { why, retry_after });
+                    } else {
+                        // Those that had the room may have ended just now.
+                        alone = true;
                     }
-                    tokio::time::sleep(retry_after.min(LONGEST_PAUSE)).await;
                     continue;
                 }
                 Err(error) => return Err(error),
