@@ -18,7 +18,7 @@ doc:
 test:
     cargo test --workspace
 
-# Licences, sources and banned crates of the dependency tree (needs cargo-deny).
+# Licences, sources and banned crates of the dependency tree. Needs cargo-deny: `cargo install cargo-deny --locked`.
 deny:
     cargo deny check bans licenses sources
 
