@@ -189,7 +189,7 @@ impl Gateway {
         self.manifest.remember_policy(grant.policy.digest(), grant.policy.text()).await?;
         let origin = self.upstream.endpoint_host();
         let record = grant.record(file, sha256, asker.label(), origin);
-        Ok(Some(self.manifest.record_stored(record).await?))
+        Ok(Some(self.manifest.record_adopted(record).await?))
     }
 
     /// The content's sha256: announced, or known since a git file of the same id was verified.

@@ -1,6 +1,12 @@
 //! The index in the store and its part in memory.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use bytes::Bytes;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream::BoxStream};
@@ -27,6 +33,8 @@ type File = (Repo, Commit, RepoPath);
 pub(super) struct Index {
     store: Arc<dyn Store>,
     cache: moka::future::Cache<File, Arc<Entry>>,
+    /// How many entries were removed, so that who reads one meanwhile notices.
+    removals: Arc<AtomicU64>,
 }
 
 impl Index {
@@ -39,7 +47,7 @@ impl Index {
             .max_capacity(CACHE_BYTES)
             .time_to_live(CACHE_TTL)
             .build();
-        Self { store, cache }
+        Self { store, cache, removals: Arc::default() }
     }
 
     pub(super) async fn entry(&self, repo: &Repo, commit: Commit, path: &RepoPath) -> Result<Option<Arc<Entry>>> {
@@ -47,9 +55,14 @@ impl Index {
         if let Some(entry) = self.cache.get(&file).await {
             return Ok(Some(entry));
         }
+        let removals = self.removals.load(Ordering::SeqCst);
         let entry = read(&*self.store, &Key::index(repo, commit, path)).await?;
         if let Some(entry) = &entry {
-            self.cache.insert(file, entry.clone()).await;
+            self.cache.insert(file.clone(), entry.clone()).await;
+            if self.removals.load(Ordering::SeqCst) != removals {
+                // It may have been this one, after we read it.
+                self.cache.invalidate(&file).await;
+            }
         }
         Ok(entry)
     }
@@ -70,9 +83,10 @@ impl Index {
     }
 
     pub(super) async fn remove(&self, repo: &Repo, commit: Commit, path: &RepoPath) -> Result<()> {
-        self.forget(repo, commit, path).await;
         let deleted = self.store.delete(&Key::index(repo, commit, path)).await;
-        // Once more, for who read it in between.
+        // In this order: who read the entry before it went either remembers it before it is forgotten here, or
+        // sees the count.
+        self.removals.fetch_add(1, Ordering::SeqCst);
         self.forget(repo, commit, path).await;
         deleted.map_err(|error| Error::Index(Arc::new(error)))
     }
@@ -133,6 +147,21 @@ mod tests {
         store.uproot(entry.key().as_str());
         assert!(index.entry(&entry.repo, entry.commit, &entry.path).await.unwrap().is_some());
         index.forget(&entry.repo, entry.commit, &entry.path).await;
+        assert_eq!(index.entry(&entry.repo, entry.commit, &entry.path).await.unwrap(), None);
+    }
+
+    #[tokio::test]
+    async fn an_entry_that_is_removed_while_it_is_read_is_not_remembered() {
+        let store = MemoryStore::new();
+        let index = Index::new(store.clone());
+        let entry = Entry::of(&fact(1));
+        index.write(&entry).await.unwrap();
+        let hold = store.hold_read("manifest/index/");
+        let mut reading = Box::pin(index.entry(&entry.repo, entry.commit, &entry.path));
+        assert!(futures_util::poll!(reading.as_mut()).is_pending());
+        index.remove(&entry.repo, entry.commit, &entry.path).await.unwrap();
+        hold.notify_one();
+        assert!(reading.await.unwrap().is_some());
         assert_eq!(index.entry(&entry.repo, entry.commit, &entry.path).await.unwrap(), None);
     }
 

@@ -1,15 +1,25 @@
 //! Reads all chains of the log, in order of writer and number, and says where one is broken.
 //!
-//! A chain shows a record that was changed or taken out, as long as a later one stands. It does not show
-//! that its end was cut off, nor that all of it was written anew.
+//! A chain shows a record that was changed or taken out, as long as a later one stands; its head shows the
+//! same of its end. What they can't show is that log and head were both written anew: for that keep a copy of
+//! the heads where no gateway can write.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures_util::{StreamExt as _, TryStreamExt as _, stream, stream::BoxStream};
+use futures_util::{
+    Stream, StreamExt as _, TryStreamExt as _,
+    future::ready,
+    stream::{self, BoxStream},
+};
 use serde::{Deserialize, Serialize};
 
-use super::{Error, Record, Result, WriterId, chain::BATCH_LIMIT_BYTES, record::SCHEMA};
+use super::{
+    Error, Record, Result, WriterId,
+    chain::BATCH_LIMIT_BYTES,
+    heads::{self, Heads},
+    record::SCHEMA,
+};
 use crate::{
     hub::Sha256,
     store::{self, ErrorKind, Key, Prefix, Store},
@@ -52,8 +62,8 @@ pub enum LogFault {
         /// The last that is gone.
         to: u64,
     },
-    /// A record is not what the next one says it was.
-    #[error("writer {writer}: record {seq} was altered, or the link to it in the record that follows")]
+    /// A record is not what the next one, or the chain's head, says it was.
+    #[error("writer {writer}: record {seq} was altered, or the link to it in the record that follows or in the head")]
     Altered {
         /// Whose chain.
         writer: WriterId,
@@ -83,8 +93,19 @@ pub enum LogFault {
 /// The whole log. The stream ends with an error only when the store fails; whatever is wrong with the log
 /// itself is a [`LogItem::Fault`]. Memory is bounded by eight log objects.
 pub fn log(store: &dyn Store) -> BoxStream<'_, Result<LogItem>> {
-    let mut chain = ReadChain::default();
-    store
+    // Before anything of the log is listed, so that it may only be longer than its heads say.
+    stream::once(heads::read(store))
+        .map_ok(move |(heads, faults)| {
+            let of_heads = stream::iter(faults).map(|fault| Ok(LogItem::Fault(fault)));
+            of_heads.chain(chains(store, heads))
+        })
+        .try_flatten()
+        .boxed()
+}
+
+fn chains(store: &dyn Store, heads: Heads) -> impl Stream<Item = Result<LogItem>> {
+    let mut chain = ReadChain::under(heads);
+    let objects = store
         .list(&Prefix::log())
         .map_err(|error| Error::Read(Arc::new(error)))
         .map_ok(move |meta| async move {
@@ -94,10 +115,17 @@ pub fn log(store: &dyn Store) -> BoxStream<'_, Result<LogItem>> {
                 Err(error) => Err(Error::Read(Arc::new(error))),
             }
         })
-        .try_buffered(READS_AT_ONCE)
-        .map_ok(move |(key, body)| stream::iter(chain.read(&key, body).into_iter().map(Ok)))
+        .try_buffered(READS_AT_ONCE);
+    let and_the_end = objects.map_ok(Some).chain(stream::once(ready(Ok(None))));
+    and_the_end
+        .map_ok(move |object| {
+            let items = match object {
+                Some((key, body)) => chain.read(&key, body),
+                None => chain.end(),
+            };
+            stream::iter(items.into_iter().map(Ok))
+        })
         .try_flatten()
-        .boxed()
 }
 
 /// Whether a failure concerns this object alone, so that going on with the others makes sense.
@@ -121,15 +149,38 @@ struct ReadChain {
     next: u64,
     /// The digest of the last line, where it is known for sure.
     prev: Option<Sha256>,
-}
-
-impl Default for ReadChain {
-    fn default() -> Self {
-        Self { writer: None, next: 1, prev: Some(Sha256::ZERO) }
-    }
+    /// The ends that chains should have, of those whose end has not been read.
+    heads: Heads,
 }
 
 impl ReadChain {
+    fn under(heads: Heads) -> Self {
+        Self { writer: None, next: 1, prev: Some(Sha256::ZERO), heads }
+    }
+
+    /// Ends the chain that was read last, if any, and begins another.
+    fn begin(&mut self, writer: Option<WriterId>, items: &mut Vec<LogItem>) {
+        if let Some(ended) = std::mem::replace(&mut self.writer, writer)
+            && let Some(head) = self.heads.remove(&ended)
+        {
+            self.skip_to(head.seq + 1, &ended, items);
+        }
+        (self.next, self.prev) = (1, Some(Sha256::ZERO));
+    }
+
+    /// Ends the log: what heads speak of must have been there.
+    fn end(&mut self) -> Vec<LogItem> {
+        let mut items = Vec::new();
+        self.begin(None, &mut items);
+        let mut gone: Vec<_> = self.heads.drain().collect();
+        gone.sort_by(|(one, _), (other, _)| one.cmp(other));
+        for (writer, head) in gone {
+            self.next = 1;
+            self.skip_to(head.seq + 1, &writer, &mut items);
+        }
+        items
+    }
+
     fn read(&mut self, key: &Key, body: std::result::Result<Bytes, String>) -> Vec<LogItem> {
         let mut items = Vec::new();
         let misplaced = |problem: String| LogItem::Fault(LogFault::Misplaced { key: key.to_string(), problem });
@@ -138,7 +189,7 @@ impl ReadChain {
             return items;
         };
         if self.writer.as_ref() != Some(&writer) {
-            *self = Self { writer: Some(writer.clone()), ..Self::default() };
+            self.begin(Some(writer.clone()), &mut items);
         }
         if first < self.next {
             let next = self.next;
@@ -176,7 +227,13 @@ impl ReadChain {
                 let seq = link.seq.saturating_sub(1).max(1);
                 items.push(LogItem::Fault(LogFault::Altered { writer: writer.clone(), seq }));
             }
-            (self.next, self.prev) = (link.seq + 1, Some(Sha256::of(&line)));
+            let digest = Sha256::of(&line);
+            (self.next, self.prev) = (link.seq + 1, Some(digest));
+            if self.heads.get(&writer).is_some_and(|head| head.seq == link.seq && head.sha256 != digest) {
+                items.push(LogItem::Fault(LogFault::Altered { writer: writer.clone(), seq: link.seq }));
+                // Said once is enough: what the next record says of it is no news.
+                self.prev = None;
+            }
             items.push(if link.schema > SCHEMA {
                 LogItem::Newer(line)
             } else {
@@ -231,11 +288,15 @@ mod tests {
     async fn three_batches() -> (Arc<MemoryStore>, WriterId, Vec<String>) {
         let store = MemoryStore::new();
         let (tracker, shutdown) = (TaskTracker::new(), CancellationToken::new());
-        let manifest = Manifest::start(store.clone(), WriterId::new(), &tracker, shutdown);
+        let manifest = Manifest::start(store.clone(), WriterId::new(), &tracker, shutdown.clone());
         for batch in 0..3 {
             let three = (0..3).map(|n| manifest.record_stored(fact(batch * 3 + n)));
             futures_util::future::try_join_all(three).await.unwrap();
         }
+        // Its head is written.
+        shutdown.cancel();
+        tracker.close();
+        tracker.wait().await;
         let keys = store.keys("manifest/log/");
         assert_eq!(keys.len(), 3, "{keys:?}");
         (store, manifest.writer().clone(), keys)
@@ -297,6 +358,52 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn an_altered_last_record_is_named() {
+        let (store, writer, keys) = three_batches().await;
+        edit(&store, &keys[2], |text| text.replace("file-8.bin", "file-X.bin"));
+        assert_eq!(read(&store).await.1, [LogFault::Altered { writer, seq: 9 }]);
+    }
+
+    #[tokio::test]
+    async fn an_end_that_was_cut_off_is_named() {
+        let missing = |writer: &WriterId, from| LogFault::Missing { writer: writer.clone(), from, to: 9 };
+        let (store, writer, keys) = three_batches().await;
+        edit(&store, &keys[2], |text| text.split_inclusive('\n').take(2).collect());
+        assert_eq!(read(&store).await, ((1..=8).collect(), vec![missing(&writer, 9)]));
+
+        store.uproot(&keys[2]);
+        assert_eq!(read(&store).await, ((1..=6).collect(), vec![missing(&writer, 7)]));
+
+        store.uproot(&keys[1]);
+        store.uproot(&keys[0]);
+        // Beside a chain that is whole.
+        let (tracker, shutdown) = (TaskTracker::new(), CancellationToken::new());
+        let other = Manifest::start(store.clone(), "zz".parse().unwrap(), &tracker, shutdown);
+        other.record_stored(fact(1)).await.unwrap();
+        assert_eq!(read(&store).await, (vec![1], vec![missing(&writer, 1)]));
+    }
+
+    #[tokio::test]
+    async fn a_head_that_lags_is_no_fault_and_one_that_is_none_is_named() {
+        let (store, writer, keys) = three_batches().await;
+        let head = Key::head(writer.as_str());
+        let sixth = store.object(&keys[1]);
+        let digest = Sha256::of(sixth.trim_ascii_end().rsplit(|byte| *byte == b'\n').next().unwrap());
+        store.plant(head.as_str(), format!(r#"{{"schema":1,"writer":"{writer}","seq":6,"sha256":"{digest}"}}"#));
+        assert_eq!(read(&store).await, ((1..=9).collect(), vec![]));
+        store.plant(head.as_str(), format!(r#"{{"schema":2,"writer":"{writer}","seq":7,"sha256":"{digest}"}}"#));
+        assert_eq!(read(&store).await.1, []);
+
+        for broken in ["", "{}", &format!(r#"{{"schema":1,"writer":"zz","seq":6,"sha256":"{digest}"}}"#)] {
+            store.plant(head.as_str(), broken.to_owned());
+            let (seqs, faults) = read(&store).await;
+            assert_eq!(seqs.len(), 9);
+            let [LogFault::Misplaced { key, .. }] = &faults[..] else { panic!("{broken}: {faults:?}") };
+            assert_eq!(key, head.as_str());
+        }
+    }
+
+    #[tokio::test]
     async fn records_in_another_order_or_place_are_named() {
         let (store, _, keys) = three_batches().await;
         edit(&store, &keys[0], |text| text.split_inclusive('\n').rev().collect());
@@ -319,6 +426,7 @@ mod tests {
         store.plant(&keys[2], "");
         let (seqs, faults) = read(&store).await;
         assert_eq!(seqs, [1, 2, 3, 5, 6]);
+        assert_eq!(faults.len(), 3, "{faults:?}");
         assert!(matches!(&faults[0], LogFault::Unparsable { key, line: 1, .. } if *key == keys[1]), "{faults:?}");
         assert!(matches!(&faults[1], LogFault::Misplaced { key, .. } if *key == keys[2]), "{faults:?}");
     }
@@ -329,7 +437,7 @@ mod tests {
         edit(&store, &keys[2], |text| text.replace("{\"schema\":1", "{\"schema\":2,\"mood\":true"));
         let (seqs, faults) = read(&store).await;
         assert_eq!(seqs, [1, 2, 3, 4, 5, 6, 0, 0, 0]);
-        // Changed by this test, so the links within the object are broken.
-        assert_eq!(faults.len(), 2, "{faults:?}");
+        // Changed by this test, so the links within the object and that of the head are broken.
+        assert_eq!(faults.len(), 3, "{faults:?}");
     }
 }

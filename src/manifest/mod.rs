@@ -13,10 +13,12 @@
 mod chain;
 mod entry;
 mod export;
+mod heads;
 mod index;
 mod log;
 mod newest;
 mod record;
+mod retry;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod verify;
@@ -25,13 +27,15 @@ use std::{collections::HashSet, sync::Arc};
 
 use bytes::Bytes;
 use futures_util::stream::BoxStream;
-use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio::sync::{Mutex, broadcast, mpsc, oneshot};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     hub::{Commit, Repo, RepoPath, Revision, Sha256},
     store::{self, Key, PutMode, Store},
 };
+
+use newest::FileId;
 
 pub use entry::Entry;
 pub use export::{COLUMNS, Exported, Filter, Format, TEXT_COLUMNS, export};
@@ -46,6 +50,9 @@ const QUEUED_RECORDS: usize = 1024;
 
 /// How many stored files a listener may lag behind before it misses some.
 const STORED_UNHEARD: usize = 4096;
+
+/// Files that are adopted at once; those of one lane wait for each other.
+const ADOPTING_LANES: usize = 256;
 
 /// What can go wrong with the manifest. It can be cloned since a failed batch has many waiters.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -85,7 +92,9 @@ pub struct Manifest {
     queue: mpsc::Sender<chain::Waiting>,
     index: index::Index,
     store: Arc<dyn Store>,
-    policies: Arc<tokio::sync::Mutex<HashSet<Sha256>>>,
+    policies: Arc<Mutex<HashSet<Sha256>>>,
+    /// Held by who adopts content for a file of that lane.
+    adopting: Arc<[Mutex<()>]>,
     stored: broadcast::Sender<StoredFile>,
 }
 
@@ -108,8 +117,9 @@ impl Manifest {
         let (queue, waiting) = mpsc::channel(QUEUED_RECORDS);
         let chain = chain::Chain::new(writer.clone(), store.clone(), index.clone(), tracker.clone());
         tracker.spawn(chain.run(waiting, shutdown));
+        let adopting = (0..ADOPTING_LANES).map(|_| Mutex::default()).collect();
         let stored = broadcast::Sender::new(STORED_UNHEARD);
-        Self { writer, queue, index, store, policies: Arc::default(), stored }
+        Self { writer, queue, index, store, policies: Arc::default(), adopting, stored }
     }
 
     /// The name of this process's chain.
@@ -131,12 +141,22 @@ impl Manifest {
             revision: fact.revision.clone(),
         });
         self.append(fact).await?;
-        self.index.remember(entry.clone()).await;
         if let Some(heard) = heard {
             // An error means that nobody listens any more.
             let _ = self.stored.send(heard);
         }
         Ok(entry)
+    }
+
+    /// The same for content that was there already, under another name. Of those who adopt it for one file at
+    /// once, one records it: one record is the proof of all.
+    pub async fn record_adopted(&self, fact: NewRecord) -> Result<Arc<Entry>> {
+        let lane = FileId::of(&Entry::of(&fact).key()).lane(ADOPTING_LANES);
+        let _alone = self.adopting[lane].lock().await;
+        match self.entry(&fact.repo, fact.commit, &fact.path).await? {
+            Some(entry) if *entry == Entry::of(&fact) => Ok(entry),
+            _ => self.record_stored(fact).await,
+        }
     }
 
     /// Every file that this process records as stored from now on.
@@ -146,6 +166,9 @@ impl Manifest {
 
     /// Records that a file was evicted or withdrawn, and removes its index entry. Delete the blob after this
     /// has returned, never before. A record of another kind is logged and leaves the index alone.
+    ///
+    /// Against a store of the same file by this process the later record wins, in the index too. Another
+    /// process that stores it within the same moment may leave an entry behind, which `verify --repair` removes.
     pub async fn record(&self, fact: NewRecord) -> Result<()> {
         self.append(fact).await
     }

@@ -24,6 +24,11 @@ impl FileId {
         Self(id)
     }
 
+    /// One of `lanes`, the same for the same file.
+    pub(super) fn lane(self, lanes: usize) -> usize {
+        usize::from(u16::from_le_bytes([self.0[0], self.0[1]])) % lanes
+    }
+
     pub(super) fn of_record(record: &Record) -> Self {
         Self::of(&Key::index(&record.fact.repo, record.fact.commit, &record.fact.path))
     }

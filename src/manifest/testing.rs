@@ -11,6 +11,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream, stream::BoxStream};
 use http_body_util::{BodyExt as _, Full};
+use tokio::sync::Notify;
 
 use super::{NewRecord, What};
 use crate::{
@@ -58,6 +59,14 @@ pub(crate) enum Fate {
     Fails(ErrorKind),
     /// It is written, but the writer is told that it failed, as by a time-out.
     LandsAndFails(ErrorKind),
+    /// It is written once it is let go.
+    Waits(Arc<Notify>),
+}
+
+/// Takes the first that is meant for this key.
+fn next_for<T>(waiting: &mut VecDeque<(&'static str, T)>, key: &Key) -> Option<T> {
+    let place = waiting.iter().position(|(prefix, _)| key.as_str().starts_with(prefix))?;
+    waiting.remove(place).map(|(_, next)| next)
 }
 
 /// A store in memory.
@@ -66,6 +75,8 @@ pub(crate) struct MemoryStore {
     objects: Mutex<BTreeMap<String, (Bytes, SystemTime)>>,
     /// The fates of the next writes whose keys begin so, used up one by one.
     fates: Mutex<VecDeque<(&'static str, Fate)>>,
+    /// What holds the answers of the next reads whose keys begin so.
+    holds: Mutex<VecDeque<(&'static str, Arc<Notify>)>>,
 }
 
 impl MemoryStore {
@@ -76,6 +87,27 @@ impl MemoryStore {
     /// Decides over the next write below `prefix` that is not decided yet.
     pub(crate) fn next_write(&self, prefix: &'static str, fate: Fate) {
         self.fates.lock().unwrap().push_back((prefix, fate));
+    }
+
+    /// Holds the next write below `prefix` until the answer is notified.
+    pub(crate) fn hold_write(&self, prefix: &'static str) -> Arc<Notify> {
+        let hold = Arc::new(Notify::new());
+        self.next_write(prefix, Fate::Waits(hold.clone()));
+        hold
+    }
+
+    /// Holds what the next read below `prefix` has read until the answer is notified.
+    pub(crate) fn hold_read(&self, prefix: &'static str) -> Arc<Notify> {
+        let hold = Arc::new(Notify::new());
+        self.holds.lock().unwrap().push_back((prefix, hold.clone()));
+        hold
+    }
+
+    /// Waits until there are so many objects below a prefix.
+    pub(crate) async fn until(&self, prefix: &str, count: usize) {
+        while self.keys(prefix).len() != count {
+            tokio::task::yield_now().await;
+        }
     }
 
     /// All keys below a prefix.
@@ -116,6 +148,10 @@ impl Store for MemoryStore {
 
     async fn get(&self, key: &Key, limit: u64) -> Result<Option<Bytes>> {
         let body = self.objects.lock().unwrap().get(key.as_str()).map(|(body, _)| body.clone());
+        let hold = next_for(&mut self.holds.lock().unwrap(), key);
+        if let Some(hold) = hold {
+            hold.notified().await;
+        }
         match body {
             Some(body) if body.len() as u64 > limit => Err(Self::failure(ErrorKind::TooLarge(limit), key)),
             body => Ok(body),
@@ -133,13 +169,11 @@ impl Store for MemoryStore {
 
     async fn put(&self, key: &Key, body: Bytes, mode: PutMode) -> Result<PutOutcome> {
         tokio::task::yield_now().await;
-        let fate = {
-            let mut fates = self.fates.lock().unwrap();
-            let place = fates.iter().position(|(prefix, _)| key.as_str().starts_with(prefix));
-            place.and_then(|place| fates.remove(place)).map(|(_, fate)| fate)
-        };
-        if let Some(Fate::Fails(kind)) = fate {
-            return Err(Self::failure(kind, key));
+        let fate = next_for(&mut self.fates.lock().unwrap(), key);
+        match &fate {
+            Some(Fate::Fails(kind)) => return Err(Self::failure(kind.clone(), key)),
+            Some(Fate::Waits(hold)) => hold.notified().await,
+            _ => {}
         }
         {
             let mut objects = self.objects.lock().unwrap();

@@ -68,6 +68,11 @@ impl Key {
         Self(format!("manifest/log/{writer}/{seq:020}.jsonl"))
     }
 
+    /// Where one writer's log ends.
+    pub fn head(writer: &str) -> Self {
+        Self(format!("manifest/heads/{writer}.json"))
+    }
+
     /// The manifest's index entry of a file.
     pub fn index(repo: &Repo, commit: Commit, path: &RepoPath) -> Self {
         Self(format!("manifest/index/{}/{commit}/{}.json", of_repo(repo), Sha256::of(path.as_str().as_bytes())))
@@ -172,6 +177,11 @@ impl Prefix {
     /// All log batches, of all writers.
     pub fn log() -> Self {
         Self("manifest/log/".into())
+    }
+
+    /// The heads of all writers.
+    pub fn heads() -> Self {
+        Self("manifest/heads/".into())
     }
 
     /// All index entries.

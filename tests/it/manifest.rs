@@ -151,6 +151,12 @@ async fn whatever_is_changed_by_hand_is_named() {
     edit(Key::log(writer.as_str(), 2), "apache-2.0", "mit");
     fs::remove_file(at(Key::log(writer.as_str(), 4))).unwrap();
     fs::remove_file(at(Key::blob(&fact(4).sha256))).unwrap();
+    // The very last record of a chain too.
+    let last = Process::start(dir.path()).await;
+    last.keep(5).await.unwrap();
+    let last_writer = last.manifest.writer().clone();
+    last.stop().await;
+    edit(Key::log(last_writer.as_str(), 1), "\"rule\":\"rule\"", "\"rule\":\"another\"");
 
     let report = check(dir.path(), true).await;
     let name = |n: usize| format!("org/name@{} dir/file-{n}.bin", fact(n).commit);
@@ -160,6 +166,7 @@ async fn whatever_is_changed_by_hand_is_named() {
     let mut expected = vec![
         (Kind::AlteredBlob, name(0)),
         (Kind::AlteredRecord, log.clone()),
+        (Kind::AlteredRecord, format!("log of {last_writer}")),
         (Kind::MissingRecord, log),
         (Kind::NoLogRecord, name(3)),
         (Kind::MissingBlob, name(4)),
@@ -213,6 +220,11 @@ impl Store for Dying {
         self.inner.open(key, range).await
     }
     async fn put(&self, key: &Key, body: Bytes, mode: PutMode) -> store::Result<PutOutcome> {
+        if key.as_str().starts_with(Prefix::heads().as_str()) {
+            // Written beside all else, so that it has no place among the changes.
+            let is_dead = self.changes_left.load(Ordering::Relaxed) <= 0;
+            return if is_dead { Err(Self::dead()) } else { self.inner.put(key, body, mode).await };
+        }
         self.change(self.inner.put(key, body, mode)).await
     }
     async fn stage(&self, size: u64, sha256: Option<Sha256>) -> store::Result<Box<dyn Stage>> {

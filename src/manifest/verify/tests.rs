@@ -1,19 +1,19 @@
 use std::sync::Mutex;
 
-use futures_util::stream::{self, BoxStream};
+use futures_util::{
+    StreamExt as _,
+    stream::{self, BoxStream},
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     super::{
-        Manifest, What, WriterId,
+        Manifest, NewRecord, What, WriterId,
         testing::{Fate, MemoryStore, content, fact},
     },
     *,
 };
-use crate::{
-    hub::{BlobId, Commit, Repo},
-    store::ErrorKind,
-};
+use crate::{hub::BlobId, store::ErrorKind};
 
 /// A store with a manifest on it.
 fn manifest() -> (Arc<MemoryStore>, Manifest) {

@@ -1,0 +1,116 @@
+//! Where each chain ends: one small object for each writer, which it alone overwrites.
+//!
+//! A chain vouches for every record but its last, and not for its own length. Its head does: the number and
+//! the digest of the last line. It is written behind the log, at most once a second, and nobody waits for
+//! it; a process that is killed leaves one that lags, which is no fault. Readers take the heads before the
+//! log, so that a log that grows meanwhile is never shorter than its head.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use futures_util::{StreamExt as _, TryStreamExt as _, future::ready};
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use super::{Error, LogFault, Result, WriterId, log::of_one_object, retry::retried};
+use crate::{
+    hub::Sha256,
+    store::{Key, Prefix, PutMode, Store},
+};
+
+/// The version of a head's form.
+const SCHEMA: u32 = 1;
+/// What is waited between two writes of a head.
+const PACE: Duration = Duration::from_secs(1);
+/// A head is some 200 bytes.
+const LIMIT_BYTES: u64 = 64 << 10;
+/// Heads that are read at a time.
+const READS_AT_ONCE: usize = 8;
+
+/// The end of one chain.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Head {
+    schema: u32,
+    writer: WriterId,
+    /// The number of the last record.
+    pub(super) seq: u64,
+    /// The digest of its line.
+    pub(super) sha256: Sha256,
+}
+
+/// The heads of all writers.
+pub(super) type Heads = HashMap<WriterId, Head>;
+
+/// What a chain tells its head. When it is dropped, the head is written for the last time.
+pub(super) struct Teller {
+    writer: WriterId,
+    last: watch::Sender<Option<Head>>,
+    _ended: DropGuard,
+}
+
+impl Teller {
+    /// The teller, and the work that writes what it tells.
+    pub(super) fn new(store: Arc<dyn Store>, writer: WriterId) -> (Self, impl Future<Output = ()> + Send + 'static) {
+        let ((last, told), ended) = (watch::channel(None), CancellationToken::new());
+        let key = Key::head(writer.as_str());
+        let keeping = keep(store, key, told, ended.clone());
+        (Self { writer, last, _ended: ended.drop_guard() }, keeping)
+    }
+
+    /// Says what the last record is, once it is durable. Never waits.
+    pub(super) fn tell(&self, seq: u64, sha256: Sha256) {
+        self.last.send_replace(Some(Head { schema: SCHEMA, writer: self.writer.clone(), seq, sha256 }));
+    }
+}
+
+async fn keep(store: Arc<dyn Store>, key: Key, mut told: watch::Receiver<Option<Head>>, ended: CancellationToken) {
+    // What was told last is still seen when the teller is gone.
+    while told.changed().await.is_ok() {
+        let body = told.borrow_and_update().as_ref().map(serde_json::to_vec);
+        let Some(Ok(body)) = body else { continue };
+        let body = Bytes::from(body);
+        if let Err(error) = retried(|| store.put(&key, body.clone(), PutMode::Overwrite)).await {
+            tracing::warn!(%key, %error, "the head of the manifest's log not written; the next record writes it anew");
+        }
+        let _ = tokio::time::timeout(PACE, ended.cancelled()).await;
+    }
+}
+
+/// All heads, and what is wrong with any.
+pub(super) async fn read(store: &dyn Store) -> Result<(Heads, Vec<LogFault>)> {
+    let read = store
+        .list(&Prefix::heads())
+        .map_ok(|meta| async move {
+            match store.get(&meta.key, LIMIT_BYTES).await {
+                Ok(body) => Ok(body.map(|body| (parse(&meta.key, &body), meta.key))),
+                Err(error) if of_one_object(&error) => Ok(Some((Err(error.to_string()), meta.key))),
+                Err(error) => Err(error),
+            }
+        })
+        .try_buffered(READS_AT_ONCE)
+        .try_filter_map(|read| ready(Ok(read)));
+    let (mut heads, mut faults) = (Heads::new(), Vec::new());
+    let mut read = read.map_err(|error| Error::Read(Arc::new(error))).boxed();
+    while let Some((head, key)) = read.try_next().await? {
+        match head {
+            Ok(Some(head)) => drop(heads.insert(head.writer.clone(), head)),
+            // Of a later version, which knows how to check it.
+            Ok(None) => {}
+            Err(problem) => faults.push(LogFault::Misplaced { key: key.to_string(), problem }),
+        }
+    }
+    Ok((heads, faults))
+}
+
+/// The head that stands under `key`; `None` for one of a later version.
+fn parse(key: &Key, body: &[u8]) -> std::result::Result<Option<Head>, String> {
+    let head: Head = serde_json::from_slice(body).map_err(|problem| format!("not the head of a log: {problem}"))?;
+    if head.schema > SCHEMA {
+        return Ok(None);
+    }
+    if Key::head(head.writer.as_str()) != *key {
+        return Err(format!("the head of another log, that of {}", head.writer));
+    }
+    Ok(Some(head))
+}
