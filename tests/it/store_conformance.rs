@@ -526,6 +526,62 @@ mod behind_the_bucket {
         assert!(names(&*sweeper, &Prefix::all()).await.is_empty());
     }
 
+    /// Stores a blob of several parts.
+    async fn store_large(store: &dyn Store) {
+        let bytes = noise(40 * MIB);
+        let key = store_blob(store, &bytes, Some(Sha256::of(&bytes))).await;
+        assert!(read(store, &key, None).await.unwrap() == bytes);
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn an_upload_whose_beginning_was_lost_is_found_by_its_intent() {
+        let place = Place::s3s().await;
+        let server = place.server.as_ref().unwrap();
+        let store = place.open().await;
+        server.lose_beginnings(2);
+        store_large(&*store).await;
+        // Two that nobody knows the id of, with an intent each.
+        assert_eq!((server.uploads(), names(&*store, &Prefix::uploads()).await.len()), (2, 2));
+        server.age_uploads();
+        // Where uploads are not listed, nobody can tell that nothing is left.
+        assert_eq!(store.sweep().await.unwrap(), 0);
+        assert_eq!((server.uploads(), names(&*store, &Prefix::uploads()).await.len()), (2, 2));
+        server.list_uploads();
+        assert_eq!(store.sweep().await.unwrap(), 2);
+        assert_eq!((server.uploads(), names(&*store, &Prefix::uploads()).await.len()), (0, 0));
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_refused_upload_leaves_no_intent() {
+        let place = Place::s3s().await;
+        let store = place.open().await;
+        place.server.as_ref().unwrap().refuse_beginnings();
+        let bytes = noise(20 * MIB);
+        let mut stage = store.stage(bytes.len() as u64, Some(Sha256::of(&bytes))).await.unwrap();
+        stage.file().write_all_at(&bytes, 0).unwrap();
+        assert_eq!(stage.advance(bytes.len() as u64).await.unwrap_err().kind, ErrorKind::PermissionDenied);
+        assert!(names(&*store, &Prefix::uploads()).await.is_empty());
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_live_upload_is_not_taken_for_one_whose_beginning_was_lost() {
+        let place = Place::s3s().await;
+        let server = place.server.as_ref().unwrap();
+        let (store, other) = (place.open().await, place.open_as("other").await);
+        let bytes = noise(40 * MIB);
+        server.lose_beginnings(1);
+        let mut stage = store.stage(bytes.len() as u64, Some(Sha256::of(&bytes))).await.unwrap();
+        stage.file().write_all_at(&bytes, 0).unwrap();
+        stage.advance(bytes.len() as u64).await.unwrap();
+        // All old, as of an upload that goes on for days; only this process knows that it lives.
+        server.age_uploads();
+        server.list_uploads();
+        assert_eq!(store.sweep().await.unwrap(), 1);
+        assert_eq!(server.uploads(), 1);
+        stage.commit(Sha256::of(&bytes)).await.unwrap();
+        assert!(read(&*other, &Key::blob(&Sha256::of(&bytes)), None).await.unwrap() == bytes);
+    }
+
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn a_dropped_upload_leaves_no_part_behind() {
         let place = Place::s3s().await;

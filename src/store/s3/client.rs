@@ -76,6 +76,11 @@ pub(super) fn within(attempt: Duration) -> TimeoutConfig {
     TimeoutConfig::builder().connect_timeout(CONNECT_WITHIN).operation_attempt_timeout(attempt).build()
 }
 
+/// One attempt: for what must not be tried again unseen, since an answer that was lost has consequences.
+pub(super) fn once() -> Builder {
+    Builder::new().retry_config(RetryConfig::disabled())
+}
+
 fn misconfigured(problem: String) -> Error {
     Error::new(ErrorKind::Misconfigured(problem))
 }

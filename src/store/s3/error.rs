@@ -32,6 +32,16 @@ pub(super) fn is_not_offered<E: ProvideErrorMetadata>(failure: &Failure<E>) -> b
     matches!(status(failure), Some(400 | 403 | 405 | 500 | 501))
 }
 
+/// Whether nothing has come of the request: it never left, or the server said no. Not so when the answer was
+/// lost, or says that the server is in trouble.
+pub(super) fn is_refused<E>(failure: &Failure<E>) -> bool {
+    match failure {
+        SdkError::ConstructionFailure(_) => true,
+        SdkError::ServiceError(_) => status(failure).is_some_and(|status| (400..500).contains(&status)),
+        _ => false,
+    }
+}
+
 /// The code of the answer, if it has one.
 pub(super) fn code<E: ProvideErrorMetadata>(failure: &Failure<E>) -> Option<&str> {
     failure.as_service_error().and_then(|error| error.code())
@@ -194,6 +204,15 @@ mod tests {
         }
         assert!(!is_not_found(&answered_with(404, Some("NoSuchBucket"))));
         assert!(!is_not_found(&answered_with(403, Some("AccessDenied"))));
+    }
+
+    #[test]
+    fn only_a_clear_no_is_a_refusal() {
+        assert!(is_refused(&answered_with(403, Some("AccessDenied"))));
+        assert!(!is_refused(&answered_with(500, Some("InternalError"))));
+        assert!(!is_refused(&answered_with(503, Some("SlowDown"))));
+        assert!(!is_refused::<GetObjectError>(&SdkError::timeout_error("no answer")));
+        assert!(is_refused::<GetObjectError>(&SdkError::construction_failure("no request")));
     }
 
     #[test]

@@ -25,7 +25,7 @@ use std::{
 use async_trait::async_trait;
 use aws_sdk_s3::{
     Client,
-    config::{Builder, retry::RetryConfig},
+    operation::put_object::builders::PutObjectFluentBuilder,
     primitives::{ByteStream, DateTime, SdkBody},
     types,
 };
@@ -191,16 +191,14 @@ impl Bucket {
     }
 
     async fn put(&self, key: &Key, body: Bytes) -> Result<()> {
-        let written = self
-            .client
-            .put_object()
-            .bucket(&*self.name)
-            .key(self.path(key))
-            .set_server_side_encryption(self.encryption.clone())
-            .set_ssekms_key_id(self.kms_key_id.clone())
-            .body(ByteStream::from(body))
-            .send();
-        written.await.map(drop).map_err(|failure| failed(failure).on(key))
+        let written = self.put_request(key, body.into()).send().await;
+        written.map(drop).map_err(|failure| failed(failure).on(key))
+    }
+
+    /// A write of an object, encrypted as configured.
+    fn put_request(&self, key: &Key, body: ByteStream) -> PutObjectFluentBuilder {
+        let request = self.client.put_object().bucket(&*self.name).key(self.path(key)).body(body);
+        request.set_server_side_encryption(self.encryption.clone()).set_ssekms_key_id(self.kms_key_id.clone())
     }
 
     /// Writes only where nothing is, by the server's own judgement.
@@ -208,16 +206,10 @@ impl Bucket {
         let mut attempt = 1;
         loop {
             let written = self
-                .client
-                .put_object()
-                .bucket(&*self.name)
-                .key(self.path(key))
-                .set_server_side_encryption(self.encryption.clone())
-                .set_ssekms_key_id(self.kms_key_id.clone())
+                .put_request(key, body.clone().into())
                 .if_none_match("*")
-                .body(ByteStream::from(body.clone()))
                 .customize()
-                .config_override(Builder::new().retry_config(RetryConfig::disabled()))
+                .config_override(client::once())
                 .send();
             let error = match written.await {
                 Ok(_) => return Ok(PutOutcome::Written),

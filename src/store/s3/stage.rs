@@ -116,14 +116,8 @@ impl S3Stage {
     async fn put_whole(&self, key: &Key, sha256: Sha256) -> Result<()> {
         let put = self
             .bucket
-            .client
-            .put_object()
-            .bucket(&*self.bucket.name)
-            .key(self.bucket.path(key))
-            .set_server_side_encryption(self.bucket.encryption.clone())
-            .set_ssekms_key_id(self.bucket.kms_key_id.clone())
+            .put_request(key, file_range(&self.spooled.file, 0..self.size))
             .checksum_sha256(STANDARD.encode(sha256.as_bytes()))
-            .body(file_range(&self.spooled.file, 0..self.size))
             .customize()
             .config_override(Builder::new().timeout_config(within(UPLOAD_WITHIN)));
         put.send().await.map(drop).map_err(|failure| failed(failure).on(key))

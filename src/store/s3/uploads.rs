@@ -2,7 +2,8 @@
 //!
 //! An intent object is written before an upload begins and removed after its end, so that whatever a dead
 //! process left can be found and aborted, also on servers that cannot list uploads. A live process renews
-//! its intents; one that is a day old is a leftover.
+//! its intents; one that is a day old is a leftover. An intent stays until it is known that nothing is left of
+//! its upload: where the answer to the beginning of one was lost, only the server's list can tell.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -20,13 +21,19 @@ use uuid::Uuid;
 
 use super::{
     Bucket,
-    client::{UPLOAD_WITHIN, within},
-    error::{failed, is_not_found, is_not_offered},
+    client::{UPLOAD_WITHIN, once, within},
+    error::{failed, is_not_found, is_not_offered, is_refused},
 };
 use crate::store::{Error, ErrorKind, Key, Prefix, Result};
 
 /// How often the intent of a long upload is renewed; far below the age of a leftover.
 const RENEW_AFTER: Duration = Duration::from_hours(1);
+
+/// Attempts to begin an upload. Ours, not the SDK's, so that each has an intent.
+const BEGIN_ATTEMPTS: u32 = 4;
+
+/// The pause before the second of these; it doubles.
+const PAUSE: Duration = Duration::from_millis(200);
 
 /// An intent is a few hundred bytes.
 const INTENT_LIMIT_BYTES: u64 = 64 * 1024;
@@ -63,10 +70,27 @@ impl Uploads {
         Self { bucket, writer: writer.to_owned(), live: Mutex::default(), aborts: TaskTracker::new() }
     }
 
-    /// Begins an upload of `key`: the intent first.
+    /// Begins an upload of `key`.
     pub(super) async fn begin(&self, key: &Key, metadata: Option<HashMap<String, String>>) -> Result<Upload> {
+        for attempt in 0..BEGIN_ATTEMPTS - 1 {
+            match self.begin_once(key, metadata.clone()).await {
+                Err(error) if matches!(error.kind, ErrorKind::Busy | ErrorKind::Unreachable) => {
+                    tokio::time::sleep(PAUSE * (1 << attempt)).await;
+                }
+                end => return end,
+            }
+        }
+        self.begin_once(key, metadata).await
+    }
+
+    /// One attempt: the intent first.
+    async fn begin_once(&self, key: &Key, metadata: Option<HashMap<String, String>>) -> Result<Upload> {
         let intent = Key::upload(&self.writer, &Uuid::now_v7().simple().to_string());
-        self.tell(&intent, key, None).await?;
+        if let Err(error) = self.tell(&intent, key, None).await {
+            // It may be there all the same, and speaks of nothing.
+            self.forget(&intent).await;
+            return Err(error);
+        }
         let begun = self
             .bucket
             .client
@@ -76,12 +100,19 @@ impl Uploads {
             .set_metadata(metadata)
             .set_server_side_encryption(self.bucket.encryption.clone())
             .set_ssekms_key_id(self.bucket.kms_key_id.clone())
+            .customize()
+            .config_override(once())
             .send();
         let begun = match begun.await {
             Ok(begun) => begun,
-            Err(failure) => {
+            Err(failure) if is_refused(&failure) => {
                 self.forget(&intent).await;
                 return Err(failed(failure).on(key));
+            }
+            Err(failure) => {
+                let error = failed(failure).on(key);
+                tracing::warn!(%key, %intent, %error, "an upload may have begun, its id is lost; the sweep looks for it");
+                return Err(error);
             }
         };
         let Some(id) = begun.upload_id.filter(|id| !id.is_empty()) else {
@@ -124,6 +155,7 @@ impl Uploads {
             Ok(_) => {}
             // "No such upload" after a lost answer means that it was completed.
             Err(failure) if is_not_found(&failure) => {
+                self.forget(&upload.intent).await;
                 let there = self.bucket.head(&upload.key).await?;
                 if there.is_none_or(|there| there.size != size) {
                     return Err(failed(failure).on(&upload.key));
@@ -200,7 +232,7 @@ impl Uploads {
 
         let before = SystemTime::now().checked_sub(age).unwrap_or(SystemTime::UNIX_EPOCH);
         let mut live: HashSet<String> = self.live().values().cloned().collect();
-        let mut removed = 0;
+        let mut leftovers = Vec::new();
         let mut intents = self.bucket.list(&Prefix::uploads());
         while let Some(there) = intents.try_next().await? {
             let is_ours = self.live().contains_key(&there.key);
@@ -208,25 +240,45 @@ impl Uploads {
             let intent: Option<Intent> = intent.and_then(|text| serde_json::from_slice(&text).ok());
             if is_ours || there.modified >= before {
                 live.extend(intent.and_then(|intent| intent.upload_id));
-                continue;
+            } else {
+                leftovers.push((there.key, intent));
             }
-            if let Some(Intent { key, upload_id }) = intent {
-                let path = self.bucket.path(&Key::listed(key));
-                match upload_id {
-                    Some(id) => self.abort_id(&path, &id).await?,
-                    // The process died between its intent and the server's answer.
-                    None => drop(self.sweep_listed(&path, before, &live).await?),
-                }
+        }
+        let (mut removed, mut unknown) = (0, 0_u64);
+        for (key, intent) in leftovers {
+            if self.is_over(intent, before, &live).await? {
+                self.bucket.delete(&key).await?;
+                removed += 1;
+            } else {
+                unknown += 1;
             }
-            self.bucket.delete(&there.key).await?;
-            removed += 1;
+        }
+        if unknown > 0 {
+            tracing::warn!(
+                unknown,
+                "uploads may have been left behind whose ids are not known, and this server does not list uploads: let \
+                 a lifecycle rule of the bucket abort incomplete ones"
+            );
         }
         let blobs = format!("{}{}", self.bucket.prefix, Prefix::blobs().as_str());
-        Ok(removed + self.sweep_listed(&blobs, before, &live).await?)
+        Ok(removed + self.sweep_listed(&blobs, before, &live).await?.unwrap_or(0))
     }
 
-    /// Aborts the uploads that the server lists below `path`, began before `before` and are not `live`.
-    async fn sweep_listed(&self, path: &str, before: SystemTime, live: &HashSet<String>) -> Result<u64> {
+    /// Aborts what a leftover intent speaks of. Returns whether nothing is left of it for sure.
+    async fn is_over(&self, intent: Option<Intent>, before: SystemTime, live: &HashSet<String>) -> Result<bool> {
+        // What is no intent speaks of nothing.
+        let Some(Intent { key, upload_id }) = intent else { return Ok(true) };
+        let path = self.bucket.path(&Key::listed(key));
+        match upload_id {
+            Some(id) => self.abort_id(&path, &id).await.map(|()| true),
+            // The server's answer with the id was lost, or its process died before.
+            None => Ok(self.sweep_listed(&path, before, live).await?.is_some()),
+        }
+    }
+
+    /// Aborts the uploads that the server lists below `path`, began before `before` and are not `live`. `None`
+    /// where it does not list uploads.
+    async fn sweep_listed(&self, path: &str, before: SystemTime, live: &HashSet<String>) -> Result<Option<u64>> {
         let mut removed = 0;
         let (mut key_marker, mut id_marker) = (None, None);
         loop {
@@ -234,7 +286,7 @@ impl Uploads {
             let listing = listing.set_key_marker(key_marker).set_upload_id_marker(id_marker);
             let page = match listing.send().await {
                 Ok(page) => page,
-                Err(failure) if is_not_offered(&failure) => return Ok(removed),
+                Err(failure) if is_not_offered(&failure) => return Ok(None),
                 Err(failure) => return Err(failed(failure)),
             };
             for upload in page.uploads() {
@@ -248,7 +300,7 @@ impl Uploads {
             (key_marker, id_marker) =
                 (page.next_key_marker().map(str::to_owned), page.next_upload_id_marker().map(str::to_owned));
             if page.is_truncated() != Some(true) || key_marker.is_none() {
-                return Ok(removed);
+                return Ok(Some(removed));
             }
         }
     }

@@ -2,19 +2,20 @@
 //! environment names.
 
 use std::{
-    convert::Infallible,
-    io::Write as _,
-    path::Path,
+    fmt::Write as _,
+    io::{self, Write as _},
+    path::{Path, PathBuf},
     sync::{
-        Arc, Once,
-        atomic::{AtomicU32, Ordering},
+        Arc, Mutex, Once,
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
     time::{Duration, SystemTime},
 };
 
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use bytes::Bytes;
 use http::{Method, Request, Response};
-use http_body_util::{BodyExt as _, combinators::UnsyncBoxBody};
+use http_body_util::{BodyExt as _, Full, combinators::UnsyncBoxBody};
 use hubgate::store::S3Config;
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo};
@@ -30,12 +31,23 @@ const ACCESS_KEY: &str = "test-key";
 const SECRET_KEY: &str = "test-secret";
 const BUCKET: &str = "models";
 
-/// s3s-fs on a port of its own, over a folder of its own. It can cut the bodies of blobs.
+/// s3s-fs on a port of its own, over a folder of its own, and what goes wrong with it.
 pub(crate) struct S3sServer {
     root: TempDir,
     endpoint: String,
-    cuts: Arc<AtomicU32>,
+    faults: Arc<Faults>,
     _accepting: JoinSet<()>,
+}
+
+#[derive(Default)]
+struct Faults {
+    /// How many bodies of blobs are cut.
+    cuts: AtomicU32,
+    /// How many answers to the beginning of an upload are lost, and how.
+    lost: AtomicU32,
+    refused: AtomicBool,
+    /// Whether uploads are listed, which s3s-fs does not do: those in this folder.
+    listing: Mutex<Option<PathBuf>>,
 }
 
 /// How many bytes of a blob go out before a cut.
@@ -50,10 +62,10 @@ impl S3sServer {
         let service = builder.build();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let endpoint = format!("http://{}", listener.local_addr().unwrap());
-        let cuts = Arc::new(AtomicU32::new(0));
+        let faults = Arc::new(Faults::default());
         let mut accepting = JoinSet::new();
-        accepting.spawn(accept(listener, service, cuts.clone()));
-        Self { root, endpoint, cuts, _accepting: accepting }
+        accepting.spawn(accept(listener, service, faults.clone()));
+        Self { root, endpoint, faults, _accepting: accepting }
     }
 
     pub(crate) fn config(&self) -> S3Config {
@@ -69,7 +81,27 @@ impl S3sServer {
 
     /// Cuts the next `times` GETs of blobs after [`CUT_AFTER_BYTES`] each.
     pub(crate) fn cut(&self, times: u32) {
-        self.cuts.store(times, Ordering::SeqCst);
+        self.faults.cuts.store(times, Ordering::SeqCst);
+    }
+
+    /// Begins the next `times` uploads and loses the answers.
+    pub(crate) fn lose_beginnings(&self, times: u32) {
+        self.faults.lost.store(times, Ordering::SeqCst);
+    }
+
+    /// Refuses to begin uploads.
+    pub(crate) fn refuse_beginnings(&self) {
+        self.faults.refused.store(true, Ordering::SeqCst);
+    }
+
+    /// Lists uploads from now on, each as begun two days ago.
+    pub(crate) fn list_uploads(&self) {
+        *self.faults.listing.lock().unwrap() = Some(self.root.path().to_owned());
+    }
+
+    /// How many uploads have begun and not ended.
+    pub(crate) fn uploads(&self) -> usize {
+        uploads_in(self.root.path()).len()
     }
 
     /// How many files of a part's size stand in the server's folder, as objects or as parts. (It also
@@ -100,15 +132,26 @@ fn age(folder: &Path, then: SystemTime) {
     }
 }
 
-async fn accept(listener: TcpListener, service: S3Service, cuts: Arc<AtomicU32>) {
+/// Key and id of the uploads that s3s-fs keeps in this folder.
+fn uploads_in(root: &Path) -> Vec<(String, String)> {
+    let names = std::fs::read_dir(root).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let of_name = |name: String| {
+        let (_, rest) = name.split_once(".object-")?;
+        let (key, id) = rest.strip_suffix(".metadata.json")?.split_once(".upload-")?;
+        Some((String::from_utf8(URL_SAFE_NO_PAD.decode(key).unwrap()).unwrap(), id.to_owned()))
+    };
+    names.filter_map(of_name).collect()
+}
+
+async fn accept(listener: TcpListener, service: S3Service, faults: Arc<Faults>) {
     let mut connections = JoinSet::new();
     while let Ok((socket, _)) = listener.accept().await {
         socket.set_nodelay(true).unwrap();
-        let (service, cuts) = (service.clone(), cuts.clone());
+        let (service, faults) = (service.clone(), faults.clone());
         connections.spawn(async move {
-            let answers = service_fn(move |request| answer(service.clone(), cuts.clone(), request));
+            let answers = service_fn(move |request| answer(service.clone(), faults.clone(), request));
             let server = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
-            // A connection that the test cuts or drops ends with an error here.
+            // A connection that the test cuts, drops or lets an answer be lost on ends with an error here.
             let _ = server.serve_connection(TokioIo::new(socket), answers).await;
         });
     }
@@ -116,11 +159,46 @@ async fn accept(listener: TcpListener, service: S3Service, cuts: Arc<AtomicU32>)
 
 type Answer = Response<UnsyncBoxBody<Bytes, Box<dyn std::error::Error + Send + Sync>>>;
 
-async fn answer(service: S3Service, cuts: Arc<AtomicU32>, request: Request<Incoming>) -> Result<Answer, Infallible> {
+async fn answer(service: S3Service, faults: Arc<Faults>, request: Request<Incoming>) -> io::Result<Answer> {
     let is_blob = request.method() == Method::GET && request.uri().path().contains("/blobs/");
+    let begins = request.method() == Method::POST && request.uri().query() == Some("uploads");
+    let query = request.uri().query().unwrap_or_default().to_owned();
+    if let Some(root) = faults.listing.lock().unwrap().as_ref()
+        && request.method() == Method::GET
+        && query.split('&').any(|field| field == "uploads")
+    {
+        return Ok(listing(root, &query));
+    }
+    if begins && faults.refused.load(Ordering::SeqCst) {
+        let refusal = "<Error><Code>AccessDenied</Code><Message>no uploads</Message></Error>";
+        return Ok(Response::builder().status(403).body(text(refusal.into())).unwrap());
+    }
     let response = hyper::service::Service::call(&service, request).await.unwrap();
-    let is_cut = is_blob && cuts.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok();
+    let take = |left: &AtomicU32| left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
+    if begins && take(&faults.lost).is_ok() {
+        return Err(io::Error::other("this answer is lost"));
+    }
+    let is_cut = is_blob && take(&faults.cuts).is_ok();
     Ok(response.map(|body| if is_cut { cut_body(body) } else { body.map_err(Into::into).boxed_unsync() }))
+}
+
+fn listing(root: &Path, query: &str) -> Answer {
+    let prefix = query.split('&').find_map(|field| field.strip_prefix("prefix=")).unwrap_or_default();
+    let prefix = prefix.replace("%2F", "/");
+    let then = time::OffsetDateTime::now_utc() - time::Duration::days(2);
+    let then = then.format(&time::format_description::well_known::Rfc3339).unwrap();
+    let mut uploads = String::new();
+    for (key, id) in uploads_in(root).into_iter().filter(|(key, _)| key.starts_with(&prefix)) {
+        write!(uploads, "<Upload><Key>{key}</Key><UploadId>{id}</UploadId><Initiated>{then}</Initiated></Upload>")
+            .unwrap();
+    }
+    let all =
+        format!("<ListMultipartUploadsResult><IsTruncated>false</IsTruncated>{uploads}</ListMultipartUploadsResult>");
+    Response::new(text(all))
+}
+
+fn text(text: String) -> UnsyncBoxBody<Bytes, Box<dyn std::error::Error + Send + Sync>> {
+    Full::from(text).map_err(|never| match never {}).boxed_unsync()
 }
 
 fn cut_body(body: s3s::Body) -> UnsyncBoxBody<Bytes, Box<dyn std::error::Error + Send + Sync>> {
