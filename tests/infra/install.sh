@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs the real servers and clients that the suites of .ci/run use, every version pinned.
 #
-#   tests/infra/install.sh [minio|versitygw|squid|nginx|oha|python|node|rust-clients|helm|systemd|deploy-tools|suites|all|olah]...
+#   tests/infra/install.sh [minio|versitygw|faketime|squid|nginx|oha|python|node|rust-clients|helm|systemd|deploy-tools|suites|all|olah]...
 #
 # Everything but the Debian packages lands in $CI_CACHE (default: .cache at the repository's root, ignored by
 # git). A component is stamped with its pinned versions once it is complete: it is then reused, and built
@@ -68,6 +68,7 @@ apt_install() {
   fi
   DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@"
 }
+make_faketime() { apt_install faketime; }
 make_squid() { apt_install squid-openssl openssl; }
 make_nginx() { apt_install nginx-light; }
 make_systemd() { apt_install systemd iproute2; }   # the second for a network of pod.sh's own
@@ -119,6 +120,7 @@ install_one() {
                component mc "$MC" "$CACHE/bin/mc" make_mc ;;
     versitygw) component versitygw "$VERSITYGW" "$CACHE/bin/versitygw" make_versitygw ;;
     oha)       component oha "$OHA" "$CACHE/bin/oha" make_oha ;;
+    faketime)  component faketime apt /usr/bin/faketime make_faketime ;;
     squid)     component squid apt /usr/sbin/squid make_squid ;;
     nginx)     component nginx apt /usr/sbin/nginx make_nginx ;;
     helm)      component helm "$HELM" "$CACHE/bin/helm" make_helm ;;
@@ -135,14 +137,14 @@ install_one() {
     node)      component node "$(digest "$CLIENTS/js/package-lock.json")" "$CACHE/node/node_modules" make_node ;;
     rust-clients)
                component rust-clients "$(digest "$CLIENTS"/rust/Cargo.* "$CLIENTS"/rust/src/*.rs "$CLIENTS"/rust/src/bin/*.rs)" "$CACHE/rust-clients/debug/hf-hub-1" make_rust_clients ;;
-    *)         die "no component '$1'; there are minio, versitygw, squid, nginx, oha, python, node, rust-clients, helm, systemd, deploy-tools, suites, all, olah" ;;
+    *)         die "no component '$1'; there are minio, versitygw, faketime, squid, nginx, oha, python, node, rust-clients, helm, systemd, deploy-tools, suites, all, olah" ;;
   esac
 }
 
 # What the suites of .ci/run need, in two lanes for two cores: what waits for the network beside what compiles.
 install_suites() {
   local lane status=0
-  (for name in squid python node systemd deploy-tools; do install_one "$name"; done) & lane=$!
+  (for name in squid faketime python node systemd deploy-tools; do install_one "$name"; done) & lane=$!
   (for name in minio versitygw rust-clients helm; do install_one "$name"; done) || status=1
   wait "$lane" || status=1
   return "$status"

@@ -22,6 +22,7 @@ mod publish;
 mod serving;
 mod snapshots;
 mod store_conformance;
+mod store_probe;
 mod store_trouble;
 mod support;
 mod sync;

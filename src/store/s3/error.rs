@@ -10,6 +10,9 @@ use aws_sdk_s3::{
 
 use crate::store::{Error, ErrorKind};
 
+/// What stands for the code of an answer that has none, as that of no S3 server.
+pub(super) const NO_CODE: &str = "(no code)";
+
 /// The error of an operation.
 pub(super) type Failure<E> = SdkError<E, HttpResponse>;
 
@@ -68,7 +71,7 @@ where
 fn answer<E: ProvideErrorMetadata>(failure: &Failure<E>) -> String {
     let status = status(failure).map(|status| status.to_string()).unwrap_or_default();
     let message = failure.as_service_error().and_then(|error| error.message()).unwrap_or("(no message)");
-    format!("{status} {}: {message}", code(failure).unwrap_or("(no code)"))
+    format!("{status} {}: {message}", code(failure).unwrap_or(NO_CODE))
 }
 
 /// A failure and its causes in one line: the SDK's own `Display` says only "dispatch failure".
@@ -104,6 +107,9 @@ where
             "the server's certificate is not trusted: name its authority in store.s3.ca_file ({})",
             first_with(&text, "invalid peer certificate")
         ));
+    }
+    if text.contains("InvalidContentType") {
+        return ErrorKind::Misconfigured("the server does not speak https: correct store.s3.endpoint".into());
     }
     if text.contains("store.s3.secret_key_file") || text.contains("CredentialsNotLoaded") || text.contains("identity") {
         return ErrorKind::Misconfigured(format!(
@@ -171,11 +177,21 @@ fn answered<E: ProvideErrorMetadata>(failure: &Failure<E>) -> ErrorKind {
 }
 
 fn skew<E>(failure: &Failure<E>, now: SystemTime) -> String {
-    let theirs = failure.raw_response().and_then(|response| response.headers().get("date")).unwrap_or("unknown");
-    let ours = time::OffsetDateTime::from(now)
-        .format(&time::format_description::well_known::Rfc2822)
-        .unwrap_or_else(|_| "unknown".into());
-    format!("this machine's clock and the store's differ too much: here it is {ours}, there {theirs}; set the clock")
+    clocks_differ(now, failure.raw_response().and_then(|response| response.headers().get("date")).unwrap_or("unknown"))
+}
+
+/// That the clock here and the store's, which says `theirs`, differ too much.
+pub(super) fn clocks_differ(ours: SystemTime, theirs: &str) -> String {
+    format!(
+        "this machine's clock and the store's differ too much: here it is {}, there {theirs}; set the clock",
+        in_words(ours)
+    )
+}
+
+/// A time as people write it.
+pub(super) fn in_words(time: SystemTime) -> String {
+    let form = time::format_description::well_known::Rfc2822;
+    time::OffsetDateTime::from(time).format(&form).unwrap_or_else(|_| "unknown".into())
 }
 
 #[cfg(test)]

@@ -1,15 +1,21 @@
 //! The start-up probe of a bucket: what would lose data or stop the work is found before it does.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use aws_sdk_s3::types::{ExpirationStatus, LifecycleRule};
 use bytes::Bytes;
 
 use super::{
     Bucket,
-    error::{failed, is_not_offered},
+    error::{NO_CODE, clocks_differ, code, failed, in_words, is_not_offered},
 };
 use crate::store::{Error, ErrorKind, Key, Prefix, Probe, PutOutcome, Result};
+
+/// How far the clock here and the store's may be apart without a word.
+const WARNED_APART: Duration = Duration::from_mins(1);
+
+/// And at all: S3's own limit for the time of a signature.
+const REFUSED_APART: Duration = Duration::from_mins(15);
 
 /// Reads, writes and deletes one object, tries a create-only write, and looks at the bucket's rules.
 pub(super) async fn probe(bucket: &Bucket, writer: &str) -> Result<Probe> {
@@ -25,14 +31,33 @@ pub(super) async fn probe(bucket: &Bucket, writer: &str) -> Result<Probe> {
     if read != Some(body.clone()) {
         return Err(misconfigured(bucket, "does not give back what was written: is a cache before it?"));
     }
+    let mut warnings = Vec::new();
+    // The client signs for the server's clock once it was refused, so that nothing else would show it.
+    let written = bucket.head(&key).await.map_err(|error| cannot(bucket, "read", "s3:GetObject", error))?;
+    warnings.extend(clock(SystemTime::now(), written.map(|object| object.modified))?);
     // A server may not know the condition; then it overwrites, or answers with an error of its own.
     let conditional_create = matches!(bucket.put_new(&key, &body).await, Ok(PutOutcome::Existed));
     bucket.delete(&key).await.map_err(|error| cannot(bucket, "delete", "s3:DeleteObject", error))?;
 
-    let mut warnings = Vec::new();
     lifecycle(bucket, &mut warnings).await?;
     versioning(bucket, &mut warnings).await?;
     Ok(Probe { conditional_create, warnings })
+}
+
+/// Judges the clock here by the time that the server gives an object of just now.
+fn clock(ours: SystemTime, theirs: Option<SystemTime>) -> Result<Option<String>> {
+    let Some(theirs) = theirs.filter(|theirs| *theirs != SystemTime::UNIX_EPOCH) else { return Ok(None) };
+    let apart = ours.duration_since(theirs).unwrap_or_else(|later| later.duration());
+    if apart > REFUSED_APART {
+        return Err(Error::new(ErrorKind::Misconfigured(clocks_differ(ours, &in_words(theirs)))));
+    }
+    Ok((apart > WARNED_APART).then(|| {
+        format!(
+            "this machine's clock and the store's are {} s apart: times in the manifest and the end of an approval are \
+             as wrong as the clock here",
+            apart.as_secs()
+        )
+    }))
 }
 
 fn misconfigured(bucket: &Bucket, problem: &str) -> Error {
@@ -41,7 +66,7 @@ fn misconfigured(bucket: &Bucket, problem: &str) -> Error {
 
 /// Says what the credentials lack. What waiting may cure stays what it is.
 fn cannot(bucket: &Bucket, what: &str, right: &str, error: Error) -> Error {
-    match error.kind {
+    match error.kind.clone() {
         ErrorKind::PermissionDenied => {
             let said = error.source.as_ref().map(ToString::to_string).unwrap_or_default();
             let why = if said.contains("InvalidAccessKeyId") || said.contains("NotSignedUp") {
@@ -49,7 +74,9 @@ fn cannot(bucket: &Bucket, what: &str, right: &str, error: Error) -> Error {
             } else if said.contains("SignatureDoesNotMatch") {
                 "the secret (store.s3.secret_key or secret_key_file) is not that of store.s3.access_key".to_owned()
             } else {
-                format!("the credentials lack {right}, or the bucket's policy refuses them")
+                // Servers do not say that a bucket is missing to those who could not see it.
+                let or = if what == "list" { ", or there is no such bucket" } else { "" };
+                format!("the credentials lack {right}, or the bucket's policy refuses them{or}")
             };
             misconfigured(bucket, &format!("cannot be used to {what}: {why}")).caused_by(error)
         }
@@ -58,6 +85,18 @@ fn cannot(bucket: &Bucket, what: &str, right: &str, error: Error) -> Error {
             named.source = error.source;
             named
         }
+        ErrorKind::Other(said) if what == "list" && said.contains(NO_CODE) => {
+            let problem = format!(
+                "cannot be listed: what answers at store.s3.endpoint is no S3 server; is it the right port, and http or \
+                 https as it speaks there? ({said})"
+            );
+            misconfigured(bucket, &problem)
+        }
+        ErrorKind::Other(said) if what == "write" && bucket.encryption.is_some() => {
+            let problem =
+                format!("cannot be written with the encryption of store.s3.sse and store.s3.kms_key_id ({said})");
+            misconfigured(bucket, &problem)
+        }
         _ => error,
     }
 }
@@ -65,8 +104,13 @@ fn cannot(bucket: &Bucket, what: &str, right: &str, error: Error) -> Error {
 async fn lifecycle(bucket: &Bucket, warnings: &mut Vec<String>) -> Result<()> {
     let rules = match bucket.client.get_bucket_lifecycle_configuration().bucket(&*bucket.name).send().await {
         Ok(rules) => rules,
-        // No rules, no such operation, or no right to see them.
-        Err(failure) if super::code(&failure) == Some("NoSuchLifecycleConfiguration") => return Ok(()),
+        Err(failure) if code(&failure) == Some("NoSuchLifecycleConfiguration") => return Ok(()),
+        Err(failure) if code(&failure) == Some("AccessDenied") => {
+            let unknown = "whether a lifecycle rule expires what is stored";
+            warnings.push(unseen(bucket, "s3:GetLifecycleConfiguration", unknown));
+            return Ok(());
+        }
+        // No such operation.
         Err(failure) if is_not_offered(&failure) => return Ok(()),
         Err(failure) => return Err(failed(failure)),
     };
@@ -134,9 +178,19 @@ async fn versioning(bucket: &Bucket, warnings: &mut Vec<String>) -> Result<()> {
             }
             Ok(())
         }
+        Err(failure) if code(&failure) == Some("AccessDenied") => {
+            let unknown = "whether old versions of what hubgate removes go on taking room";
+            warnings.push(unseen(bucket, "s3:GetBucketVersioning", unknown));
+            Ok(())
+        }
         Err(failure) if is_not_offered(&failure) => Ok(()),
         Err(failure) => Err(failed(failure)),
     }
+}
+
+/// The warning of a question that we may not ask.
+fn unseen(bucket: &Bucket, right: &str, unknown: &str) -> String {
+    format!("bucket {:?}: the credentials lack {right}, so it is not known {unknown}", bucket.name)
 }
 
 #[cfg(test)]
@@ -152,6 +206,22 @@ mod tests {
             .status(ExpirationStatus::Enabled)
             .expiration(LifecycleExpiration::builder().days(30).build())
             .filter(LifecycleRuleFilter::builder().prefix(prefix).build())
+    }
+
+    #[test]
+    fn a_clock_that_is_a_little_off_is_a_warning_and_one_far_off_an_error() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_hours(24 * 365 * 50);
+        let ahead = |secs| clock(now + Duration::from_secs(secs), Some(now));
+        let behind = |secs| clock(now - Duration::from_secs(secs), Some(now));
+        for small in [ahead(0), ahead(60), behind(60), clock(now, None), clock(now, Some(SystemTime::UNIX_EPOCH))] {
+            assert_eq!(small.unwrap(), None);
+        }
+        for warned in [ahead(120), behind(900)] {
+            assert!(warned.unwrap().unwrap().contains(" s apart"));
+        }
+        for far in [ahead(901), behind(7200)] {
+            assert!(far.unwrap_err().to_string().contains("set the clock"));
+        }
     }
 
     #[test]

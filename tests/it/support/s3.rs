@@ -240,3 +240,28 @@ pub(crate) fn real_server() -> Option<S3Config> {
         ..S3Config::default()
     })
 }
+
+/// A MinIO with the set-ups of `tests/infra/minio.sh`.
+pub(crate) struct Minio {
+    /// Its gateway's bucket, with a prefix of this test's own.
+    pub(crate) s3: S3Config,
+    /// The folder where it keeps objects.
+    pub(crate) data: PathBuf,
+    https: String,
+    ca_file: PathBuf,
+}
+
+impl Minio {
+    /// Another one with the same bucket and users and no set-ups, that speaks https.
+    pub(crate) fn https(&self) -> S3Config {
+        let (endpoint, ca_file) = (Some(self.https.clone()), Some(self.ca_file.clone()));
+        S3Config { endpoint, ca_file, ..self.s3.clone() }
+    }
+}
+
+/// The MinIO that the environment names, as [`real_server`] and with `HUBGATE_TEST_MINIO_DATA`, `_HTTPS`, `_CA_FILE`.
+pub(crate) fn minio() -> Option<Minio> {
+    let s3 = real_server()?;
+    let needed = |name: &str| std::env::var(format!("HUBGATE_TEST_MINIO_{name}")).unwrap();
+    Some(Minio { s3, data: needed("DATA").into(), https: needed("HTTPS"), ca_file: needed("CA_FILE").into() })
+}
