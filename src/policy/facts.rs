@@ -72,6 +72,7 @@ impl PolicySet {
     pub fn decide_facts(&self, rule: &Rule, asked: &Repo, facts: &RepoFacts, today: Date) -> Result<Approved, Denial> {
         let governing = self.decide_names(asked, &facts.canonical, today)?;
         let id = facts.canonical.id();
+        self.decide_commit(&facts.canonical, facts.commit)?;
         governing.check_owner(id, facts)?;
         if facts.disabled {
             return Err(governing.deny(

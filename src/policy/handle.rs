@@ -10,7 +10,7 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use time::{Date, OffsetDateTime};
 use tokio_util::sync::CancellationToken;
 
-use super::{env_lists::EnvLists, load::Sources, load_error::LoadError, set::PolicySet};
+use super::{env_lists::EnvLists, load::Sources, load_error::LoadError, overlay::Overlay, set::PolicySet};
 
 /// How often the folder is looked at. A ConfigMap's change signals nobody.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
@@ -27,8 +27,16 @@ pub struct PolicyHandle {
     source: Option<(PathBuf, EnvLists)>,
     current: ArcSwap<PolicySet>,
     problem: ArcSwapOption<LoadError>,
-    /// One reload at a time, so that an older reading can't replace a newer one.
-    reloading: Mutex<()>,
+    /// Held while a policy is made, so that an older reading can't replace a newer one.
+    made_of: Mutex<MadeOf>,
+}
+
+/// What the policy in force was made of.
+#[derive(Debug, Default)]
+struct MadeOf {
+    /// The folder as it was last accepted; `None` for a policy that never changes.
+    folder: Option<Sources>,
+    overlay: Overlay,
 }
 
 /// What a look at the folder found.
@@ -45,8 +53,10 @@ impl PolicyHandle {
     /// bad policy is an error here: there is no old one to keep.
     pub fn open(dir: impl Into<PathBuf>, lists: EnvLists) -> Result<Self, LoadError> {
         let dir = dir.into();
-        let set = PolicySet::load_narrowed(&dir, &lists)?;
-        Ok(Self { source: Some((dir, lists)), ..Self::fixed(set) })
+        let folder = Sources::read(&dir, &lists)?;
+        let set = PolicySet::from_sources(folder.clone())?;
+        let made_of = Mutex::new(MadeOf { folder: Some(folder), overlay: Overlay::default() });
+        Ok(Self { source: Some((dir, lists)), made_of, ..Self::fixed(set) })
     }
 
     /// A policy that never changes.
@@ -55,7 +65,7 @@ impl PolicyHandle {
             source: None,
             current: ArcSwap::from_pointee(set),
             problem: ArcSwapOption::empty(),
-            reloading: Mutex::new(()),
+            made_of: Mutex::default(),
         }
     }
 
@@ -74,28 +84,30 @@ impl PolicyHandle {
     /// does a folder that is gone.
     pub fn reload(&self) -> Result<Reload, Arc<LoadError>> {
         let Some((dir, lists)) = &self.source else { return Ok(Reload::Unchanged) };
-        let _one_at_a_time = self.reloading.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut made_of = self.made_of.lock().unwrap_or_else(PoisonError::into_inner);
         let current = self.current();
-        let loaded = Sources::read(dir, lists).and_then(|sources| {
-            if sources.digest == current.digest() {
+        let loaded = Sources::read(dir, lists).and_then(|folder| {
+            if made_of.folder.as_ref().is_some_and(|before| before.digest == folder.digest) {
                 return Ok(None);
             }
-            if !sources.folder_exists() {
+            if !folder.folder_exists() {
                 let remedy = "put it back; an empty folder denies everything";
                 return Err(LoadError::of_file(dir, "the policy folder is gone", remedy));
             }
-            PolicySet::from_sources(sources).map(Some)
+            let set = PolicySet::from_sources(folder.clone().with(&made_of.overlay))?;
+            Ok(Some((folder, set)))
         });
         match loaded {
-            Ok(set) => {
+            Ok(loaded) => {
                 let was_bad = self.problem.swap(None).is_some();
-                let Some(set) = set else {
+                let Some((folder, set)) = loaded else {
                     if was_bad {
                         tracing::info!(policy = %current.digest(), "policy folder is as it was: no problem any more");
                     }
                     return Ok(Reload::Unchanged);
                 };
                 tracing::info!(policy = %set.digest(), before = %current.digest(), rules = set.rules().len(), "policy changed");
+                made_of.folder = Some(folder);
                 self.current.store(Arc::new(set));
                 Ok(Reload::Changed)
             }
@@ -107,6 +119,31 @@ impl PolicyHandle {
                 }
                 Err(error)
             }
+        }
+    }
+
+    /// Puts what operators decided on top of the folder, in place of what they had decided before. It holds over
+    /// changes of the folder, and while the newest folder is refused.
+    pub fn set_overlay(&self, overlay: Overlay) -> Result<Reload, LoadError> {
+        let mut made_of = self.made_of.lock().unwrap_or_else(PoisonError::into_inner);
+        if made_of.overlay == overlay {
+            return Ok(Reload::Unchanged);
+        }
+        let Some(folder) = made_of.folder.clone() else { return Ok(Reload::Unchanged) };
+        let set = PolicySet::from_sources(folder.with(&overlay))?;
+        let (approvals, denials) = (overlay.approvals.len(), overlay.denials.len());
+        tracing::info!(policy = %set.digest(), approvals, denials, "policy changed by what admins decided");
+        made_of.overlay = overlay;
+        self.current.store(Arc::new(set));
+        Ok(Reload::Changed)
+    }
+
+    /// The policy that this overlay would make. Nothing changes.
+    pub fn preview(&self, overlay: &Overlay) -> Result<Arc<PolicySet>, LoadError> {
+        let made_of = self.made_of.lock().unwrap_or_else(PoisonError::into_inner);
+        match made_of.folder.clone() {
+            Some(folder) => PolicySet::from_sources(folder.with(overlay)).map(Arc::new),
+            None => Ok(self.current()),
         }
     }
 

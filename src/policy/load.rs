@@ -8,7 +8,8 @@ use std::{
 };
 
 use super::{
-    env_lists::EnvLists, load_error::LoadError, merge::Merge, pattern::RefPatterns, set::PolicySet, source::Source,
+    env_lists::EnvLists, load_error::LoadError, merge::Merge, overlay::Overlay, pattern::RefPatterns, set::PolicySet,
+    source::Source,
 };
 use crate::hub::Sha256;
 
@@ -17,9 +18,10 @@ const MAX_FILE_BYTES: u64 = 4 * 1024 * 1024;
 const MAX_FILES: usize = 1_000;
 
 /// The texts of a policy, read but not yet understood. Equal digests mean equal policies.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Sources {
     files: Vec<Source>,
+    overlay: Vec<Source>,
     lists: EnvLists,
     dir: PathBuf,
     absence: Option<String>,
@@ -50,20 +52,34 @@ impl Sources {
         };
         let files = files.unwrap_or_default();
         let mut text = String::new();
-        for Source { name, text: body, .. } in &files {
-            // Writing to a String can't fail.
-            let _ = writeln!(text, "# ==> {name} ({} bytes)\n{body}", body.len());
-        }
+        write_files(&mut text, &files);
         if !lists.is_empty() {
             let _ = write!(text, "# ==> environment\n{}", lists.text());
         }
         let digest = Sha256::of(text.as_bytes());
-        Self { files, lists: lists.clone(), dir: dir.into(), absence, text, digest }
+        Self { files, overlay: Vec::new(), lists: lists.clone(), dir: dir.into(), absence, text, digest }
+    }
+
+    /// The same with what operators decided.
+    pub(super) fn with(mut self, overlay: &Overlay) -> Self {
+        self.overlay = overlay.sources();
+        if !self.overlay.is_empty() {
+            write_files(&mut self.text, &self.overlay);
+            self.digest = Sha256::of(self.text.as_bytes());
+        }
+        self
     }
 
     /// Whether the folder is there.
     pub(super) fn folder_exists(&self) -> bool {
         !self.files.is_empty() || self.dir.is_dir()
+    }
+}
+
+fn write_files(to: &mut String, files: &[Source]) {
+    for Source { name, text, .. } in files {
+        // Writing to a String can't fail.
+        let _ = writeln!(to, "# ==> {name} ({} bytes)\n{text}", text.len());
     }
 }
 
@@ -117,7 +133,7 @@ impl PolicySet {
     }
 
     pub(super) fn from_sources(sources: Sources) -> Result<Self, LoadError> {
-        let Sources { files, lists, dir, absence, text, digest } = sources;
+        let Sources { files, overlay, lists, dir, absence, text, digest } = sources;
         let lists_are_the_policy = absence.as_ref().is_some_and(|_| files.is_empty() && lists.repos().is_some());
         let mut merge = Merge::new(digest);
         for source in &files {
@@ -129,10 +145,13 @@ impl PolicySet {
         } else {
             merge.licenses.narrowed = lists.licenses().cloned();
         }
+        for source in &overlay {
+            merge.add_overlay(source)?;
+        }
         let mut set = merge.finish(&dir)?;
         if !lists_are_the_policy {
             set.narrow(&lists)?;
-            set.absence = absence;
+            set.absence = absence.filter(|_| set.rules.is_empty());
         }
         Ok(Self { text, ..set })
     }

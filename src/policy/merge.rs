@@ -10,13 +10,14 @@ use super::{
     license::LicensePolicy,
     load_error::LoadError,
     mirror::{Mirror, Selection},
+    overlay::{APPROVAL, WITHDRAWAL},
     pattern::{FilePatterns, Mistake, RefPatterns, RepoPatterns, check_repo_pattern, is_literal},
     rule::{HookDemand, Ranges, Rule},
     schema::{Allow, Deny, MirrorEntry, PolicyFile, Unknown},
     set::{DenyRule, PerKind, PolicySet},
     source::Source,
 };
-use crate::hub::{Repo, RepoKind, Revision, Sha256};
+use crate::hub::{Commit, Repo, RepoKind, Revision, Sha256};
 
 /// The files of a folder, merged so far.
 pub(super) struct Merge {
@@ -29,6 +30,10 @@ pub(super) struct Merge {
     /// Where each rule name, and each pattern of allow rules, was seen first.
     names: HashMap<String, String>,
     patterns: HashMap<(RepoKind, String), String>,
+    denied_commits: HashMap<Commit, DenyRule>,
+    denied_contents: HashMap<Sha256, DenyRule>,
+    /// Whether operators' decisions are being merged, behind the folder.
+    beyond_the_folder: bool,
     digest: Sha256,
 }
 
@@ -44,6 +49,9 @@ impl Merge {
             files_deny: Vec::new(),
             names: HashMap::new(),
             patterns: HashMap::new(),
+            denied_commits: HashMap::new(),
+            denied_contents: HashMap::new(),
+            beyond_the_folder: false,
             digest,
         }
     }
@@ -66,12 +74,29 @@ impl Merge {
             self.rules.push(rule);
         }
         for deny in file.deny {
-            let deny = self.deny(source, deny)?;
-            self.denies.push(deny);
+            self.deny(source, deny)?;
         }
         for entry in file.mirror {
             let mirror = self.mirror(source, entry)?;
             self.mirrors.push(mirror);
+        }
+        Ok(())
+    }
+
+    /// Adds operators' decisions. Where a rule of the folder names a repo in full, it speaks, and an approval of that
+    /// repo is left out.
+    pub(super) fn add_overlay(&mut self, source: &Source) -> Result<(), LoadError> {
+        self.beyond_the_folder = true;
+        let file: PolicyFile = toml::from_str(&source.text).map_err(|error| source.toml_error(&error))?;
+        for allow in file.allow {
+            let pattern = (allow.get_ref().kind, allow.get_ref().repo.get_ref().to_ascii_lowercase());
+            if !self.patterns.contains_key(&pattern) {
+                let rule = self.allow(source, allow)?;
+                self.rules.push(rule);
+            }
+        }
+        for deny in file.deny {
+            self.deny(source, deny)?;
         }
         Ok(())
     }
@@ -140,15 +165,47 @@ impl Merge {
         })
     }
 
-    fn deny(&mut self, source: &Source, deny: Spanned<Deny>) -> Result<DenyRule, LoadError> {
-        let here = source.at(deny.span());
+    fn deny(&mut self, source: &Source, deny: Spanned<Deny>) -> Result<(), LoadError> {
+        let (span, here) = (deny.span(), source.at(deny.span()));
         let deny = deny.into_inner();
-        source.check("repo", &deny.repo, check_repo_pattern)?;
-        let name = match &deny.name {
-            Some(name) => self.name(source, Some(name), &deny.repo)?,
-            None => format!("deny {}", deny.repo.get_ref()),
+        let (key, what) = match (&deny.repo, &deny.commit, &deny.sha256) {
+            (Some(repo), None, None) => ("repo", repo),
+            (None, Some(commit), None) => ("commit", commit),
+            (None, None, Some(sha256)) => ("sha256", sha256),
+            _ => {
+                let remedy = "write one of repo, commit and sha256 in each [[deny]]";
+                return Err(source.error(span, "", "a deny rule names one thing", remedy));
+            }
         };
-        Ok(DenyRule { name, repo: deny.repo.into_inner(), kind: deny.kind, reason: deny.reason, source: here })
+        if let (Some(_), false) = (deny.kind, key == "repo") {
+            let remedy = "leave out kind, which is a repo's";
+            return Err(source.error(what.span(), key, "is denied in repos of every kind", remedy));
+        }
+        let name = match &deny.name {
+            Some(name) => self.name(source, Some(name), what)?,
+            None => format!("deny {}", what.get_ref()),
+        };
+        let rule = DenyRule { name, repo: what.get_ref().clone(), kind: deny.kind, reason: deny.reason, source: here };
+        match key {
+            "repo" => {
+                source.check("repo", what, check_repo_pattern)?;
+                self.denies.push(rule);
+            }
+            "commit" => {
+                let commit = what
+                    .get_ref()
+                    .parse()
+                    .map_err(|_| source.error(what.span(), key, "not a commit", "write the full sha, 40 hex digits"))?;
+                self.denied_commits.entry(commit).or_insert(rule);
+            }
+            _ => {
+                let sha256 = what.get_ref().parse().map_err(|_| {
+                    source.error(what.span(), key, "not a sha256", "write the 64 hex digits of the file's digest")
+                })?;
+                self.denied_contents.entry(sha256).or_insert(rule);
+            }
+        }
+        Ok(())
     }
 
     fn mirror(&self, source: &Source, entry: Spanned<MirrorEntry>) -> Result<Mirror, LoadError> {
@@ -216,6 +273,11 @@ impl Merge {
         if name.is_empty() || name.len() > 100 || !name.bytes().all(|b| (b' '..=b'~').contains(&b)) {
             let remedy = "write 1 to 100 printable ASCII characters: it is shown in HTTP headers";
             return Err(source.error(spanned.span(), "name", "not a name for a rule", remedy));
+        }
+        if !self.beyond_the_folder && (name.starts_with(APPROVAL) || name.starts_with(WITHDRAWAL)) {
+            let problem =
+                format!("{APPROVAL} and {WITHDRAWAL} begin the names that hubgate gives to what admins decide");
+            return Err(source.error(spanned.span(), "name", &problem, "choose another name"));
         }
         if let Some(there) = self.names.insert(name.clone(), source.at(spanned.span())) {
             let problem = format!("{there} has a rule of this name");
@@ -289,6 +351,8 @@ impl Merge {
             rules: self.rules.into_iter().map(Arc::new).collect(),
             denies: self.denies,
             mirrors: self.mirrors,
+            denied_commits: self.denied_commits,
+            denied_contents: self.denied_contents,
             licenses: self.licenses,
             files_deny: self.files_deny,
             narrowing: EnvLists::default().narrowing(),

@@ -8,6 +8,8 @@
 //! 3. [`PolicySet::decide_facts`]: the canonical name, owner, gate and licence, from upstream's answer: [`Approved`];
 //! 4. [`Rule::decide_file`]: each file.
 //!
+//! What operators decided since (approvals, withdrawals) is merged in as an [`Overlay`].
+//!
 //! Apart from loading a folder ([`PolicyHandle`]) everything here is pure: no network, no store, and the day is an
 //! argument. It never knows who asks or what is stored.
 
@@ -26,6 +28,7 @@ mod load;
 mod load_error;
 mod merge;
 mod mirror;
+mod overlay;
 mod pattern;
 mod rule;
 mod schema;
@@ -45,6 +48,7 @@ pub use license::{Claim, LicenseClaims, LicenseFound, LicenseSource};
 pub use license_id::LicenseId;
 pub use load_error::LoadError;
 pub use mirror::{Mirror, Selection, SelectionError};
+pub use overlay::{APPROVAL, DeniedThing, ExtraAllow, ExtraDeny, Overlay, WITHDRAWAL};
 pub use rule::{HookDemand, Ranges, RevisionVerdict, Rule};
 pub use set::PolicySet;
 

@@ -97,7 +97,9 @@ pub(super) struct AllowLicense {
 #[serde(deny_unknown_fields)]
 pub(super) struct Deny {
     pub(super) name: Option<Spanned<String>>,
-    pub(super) repo: Spanned<String>,
+    pub(super) repo: Option<Spanned<String>>,
+    pub(super) commit: Option<Spanned<String>>,
+    pub(super) sha256: Option<Spanned<String>>,
     pub(super) kind: Option<RepoKind>,
     pub(super) reason: String,
 }

@@ -12,7 +12,7 @@ use super::{
     pattern::RepoPatterns,
     rule::Rule,
 };
-use crate::hub::{Repo, RepoKind, Revision, Sha256};
+use crate::hub::{Commit, Repo, RepoKind, Revision, Sha256};
 
 /// An immutable policy: all files of a folder, or the environment's lists. Default: deny.
 #[derive(Debug)]
@@ -20,6 +20,8 @@ pub struct PolicySet {
     pub(super) rules: Vec<Arc<Rule>>,
     pub(super) denies: Vec<DenyRule>,
     pub(super) mirrors: Vec<Mirror>,
+    pub(super) denied_commits: HashMap<Commit, DenyRule>,
+    pub(super) denied_contents: HashMap<Sha256, DenyRule>,
     pub(super) licenses: LicensePolicy,
     pub(super) files_deny: Vec<String>,
     pub(super) allow_names: PerKind<RepoPatterns>,
@@ -37,6 +39,7 @@ pub struct PolicySet {
 #[derive(Debug)]
 pub(super) struct DenyRule {
     pub(super) name: String,
+    /// The pattern over repos; or the commit or sha256, as written.
     pub(super) repo: String,
     /// `None`: every kind.
     pub(super) kind: Option<RepoKind>,
@@ -128,6 +131,33 @@ impl PolicySet {
             Some(&deny.name),
             &format!("{} {} is denied: {}", repo.kind(), repo.id(), deny.reason),
             "Use another repo, or ask for the deny rule to be reviewed",
+        ))
+    }
+
+    /// Refuses a commit that a deny rule names.
+    pub fn decide_commit(&self, repo: &Repo, commit: Commit) -> Result<(), Denial> {
+        let Some(deny) = self.denied_commits.get(&commit) else { return Ok(()) };
+        Err(Denial::new(
+            DenialKind::DenyRule,
+            Some(&deny.name),
+            &format!("commit {commit} of {} is denied: {}", repo.id(), deny.reason),
+            "Use another commit, or ask for the deny rule to be reviewed",
+        ))
+    }
+
+    /// Whether any content is denied by its digest: if not, nobody need find out digests for [`Self::decide_content`].
+    pub fn denies_contents(&self) -> bool {
+        !self.denied_contents.is_empty()
+    }
+
+    /// Refuses content that a deny rule names, whatever its file is called.
+    pub fn decide_content(&self, repo: &Repo, sha256: &Sha256) -> Result<(), Denial> {
+        let Some(deny) = self.denied_contents.get(sha256) else { return Ok(()) };
+        Err(Denial::new(
+            DenialKind::DenyRule,
+            Some(&deny.name),
+            &format!("content {sha256} in {} is denied: {}", repo.id(), deny.reason),
+            "Use another file, or ask for the deny rule to be reviewed",
         ))
     }
 

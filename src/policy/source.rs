@@ -13,7 +13,7 @@ use super::{
 use crate::hub::Commit;
 
 /// A file of the policy folder.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Source {
     pub(super) name: String,
     pub(super) path: PathBuf,
