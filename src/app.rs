@@ -125,8 +125,9 @@ impl Core {
         };
         let (store, store_health) = store::watched(store);
         let (manifest_tasks, manifest_stop) = (TaskTracker::new(), CancellationToken::new());
-        let admin = Admin::new(store.clone(), writer.clone());
         let manifest = Manifest::start(store.clone(), writer, &manifest_tasks, manifest_stop.clone());
+        let origin = upstream.endpoint_host();
+        let admin = Admin::new(&config.approvals, store.clone(), policy.clone(), manifest.clone(), origin);
         let tasks = TaskTracker::new();
         let gateway_config = GatewayConfig {
             ref_ttl: config.upstream.ref_ttl,
@@ -163,6 +164,7 @@ impl Core {
         let looked = async {
             let probe = self.store.probe().await?;
             open_layout(&*self.store).await?;
+            self.admin.refresh().await?;
             Ok::<_, store::Error>(probe)
         };
         for warning in &looked.await.map_err(|error| store_error(&error))?.warnings {
@@ -256,8 +258,9 @@ impl App {
         let mut background = Background::default();
         let (wrong, found_wrong) = oneshot::channel();
         let opened = CancellationToken::new();
-        let store = (self.core.store.clone(), opened.clone());
+        let store = (self.core.store.clone(), self.core.admin.clone(), opened.clone());
         background.spawn("the store", open_store(store, self.readiness.clone(), wrong, stop.clone()));
+        background.spawn("what admins decide", self.core.admin.clone().watch(opened.clone(), stop.clone()));
         background.spawn("what is published", self.core.publisher.clone().watch(opened, stop.clone()));
         background.spawn("whole commits", self.core.publisher.clone().listen(stop.clone()));
         let policy = self.core.policy.current();
@@ -325,7 +328,7 @@ impl Background {
 
 /// Waits for the store, looks at it once, says so by cancelling `opened`, and then sweeps it from time to time.
 async fn open_store(
-    (store, opened): (Arc<dyn Store>, CancellationToken),
+    (store, admin, opened): (Arc<dyn Store>, Admin, CancellationToken),
     readiness: Arc<Readiness>,
     wrong: oneshot::Sender<String>,
     stop: CancellationToken,
@@ -335,6 +338,8 @@ async fn open_store(
         let looked = async {
             let probe = store.probe().await?;
             open_layout(&*store).await?;
+            // Before anything is served: what was withdrawn.
+            admin.refresh().await?;
             Ok::<_, store::Error>(probe)
         };
         let Some(looked) = stop.run_until_cancelled(looked).await else { return };

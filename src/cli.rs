@@ -3,10 +3,12 @@
 //! Exit codes: 0 fine, 1 the thing failed, 2 usage or configuration. Results go to standard output, logs and
 //! complaints to standard error. `anyhow` ends here.
 
+mod admin;
 mod healthcheck;
 mod manifest;
 mod policy;
 mod publish;
+mod remote;
 mod store;
 mod sync;
 mod token;
@@ -76,6 +78,14 @@ enum Command {
     /// What is known of commits.
     #[command(subcommand)]
     Snapshot(store::SnapshotCommand),
+    /// What was asked for and refused, and waits for an answer.
+    Requests(admin::RequestsArgs),
+    /// Lets a repo in: over a running gateway's admin API, or as a rule for the reviewed policy folder.
+    Approve(admin::ApproveArgs),
+    /// Says no to a repo that was asked for.
+    Reject(admin::RejectArgs),
+    /// Refuses a repo, a commit or a content from now on, everywhere; --lift ends it.
+    Withdraw(admin::WithdrawArgs),
     /// Tokens of clients and admins.
     #[command(subcommand)]
     Token(token::TokenCommand),
@@ -187,6 +197,10 @@ impl Cli {
             Command::Verify(args) => store::verify(&loaded, &args),
             Command::Publish(args) => publish::run(&loaded, &args),
             Command::Snapshot(command) => store::snapshot(&loaded, &command),
+            Command::Requests(args) => admin::requests(&loaded, &args),
+            Command::Approve(args) => admin::approve(&args),
+            Command::Reject(args) => admin::reject(&args),
+            Command::Withdraw(args) => admin::withdraw(&loaded, &args),
             Command::Token(command) => token::run(&command),
         }
     }
@@ -255,7 +269,11 @@ where
     let _logs = quiet_logs(loaded, filter)?;
     runtime()?.block_on(async {
         let core = std::sync::Arc::new(Core::build(loaded).await?);
+        // What was withdrawn is withdrawn for commands, too.
+        core.admin.refresh().await.context("what admins decided").map_err(Failure::Failed)?;
+        let following = tokio::spawn(core.admin.clone().follow(CancellationToken::new()));
         let outcome = work(core.clone()).await;
+        following.abort();
         if let Some(core) = std::sync::Arc::into_inner(core) {
             core.stop(tokio::time::Instant::now() + loaded.config.server.drain_timeout).await;
         }

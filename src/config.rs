@@ -21,6 +21,7 @@ use figment::{
 use serde::Deserialize;
 
 use crate::{
+    admin::ApprovalsConfig,
     gateway::{FillConfig, LimitsConfig},
     hooks::HooksConfig,
     http::{Addresses, AuthConfig},
@@ -54,6 +55,8 @@ pub struct Config {
     pub fill: FillConfig,
     /// Who may ask.
     pub auth: AuthConfig,
+    /// Whether admins may approve repos while hubgate runs.
+    pub approvals: ApprovalsConfig,
     /// How much of the origin one client may cost.
     pub limits: LimitsConfig,
     /// What goes to the log.
@@ -184,7 +187,7 @@ impl Config {
 }
 
 /// The first parts of the store's own keys (DESIGN section 4).
-const STORE_KEYS: [&str; 17] = [
+const STORE_KEYS: [&str; 18] = [
     "layout.json",
     "blobs",
     "oids",
@@ -199,6 +202,7 @@ const STORE_KEYS: [&str; 17] = [
     "jobs",
     "approvals",
     "withdrawals",
+    "requests",
     "audit",
     "usage",
     "evidence",

@@ -4,29 +4,359 @@
 //! listing, and an auditor reads it years later. Nothing here asks upstream, serves a byte, or knows HTTP.
 //!
 //! - [`Audit`]: who changed what, when and why; written before the change takes effect.
+//! - Approvals let single repos in, where `approvals.enabled` is set; withdrawals refuse a repo, a commit or a content.
+//!   Both are laid over the policy ([`crate::policy::Overlay`]), so that decisions, manifest and digest show them.
+//! - Requests: what clients asked for and policy refused, and what admins ask for in person.
+//!
+//! [`Admin::watch`] lists the decisions every 3 seconds. It fails closed: approvals that can't be read for a minute do
+//! not count any more; withdrawals hold until they are read to be lifted, and until they are read for the first time
+//! nothing is served ([`Admin::is_read`]).
 
+mod approvals;
 mod audit;
+mod id;
+mod ledger;
+mod purge;
+mod requests;
+mod withdrawals;
 
-use std::sync::Arc;
+use std::{
+    ops::Deref,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
-use crate::{manifest::WriterId, store::Store};
+use serde_json::Value;
+use time::OffsetDateTime;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
+use crate::{
+    hub::Repo,
+    manifest::{self, Filter, Found, Manifest},
+    policy::{Denial, Overlay, PolicyHandle},
+    store::{self, Key, Prefix, Store},
+};
+
+pub use approvals::{Approval, ApprovalShown, ApprovalsConfig, Proposal, YesOrNo};
 pub use audit::{Audit, AuditEntry, AuditFilter, Change};
+pub use id::Id;
+pub use ledger::Note;
+pub use purge::Purged;
+pub use requests::{Refused, Request, Requests, State, Wish};
+pub use withdrawals::{Target, Withdrawal, WithdrawalShown};
+
+use ledger::Ledger;
+use requests::Recorder;
+
+/// How often decisions are looked for.
+const LOOK_EVERY: Duration = Duration::from_secs(3);
+/// How often what was noted of refused clients is written.
+const FLUSH_EVERY: Duration = Duration::from_secs(15);
+/// How often old requests are looked for.
+const FORGET_EVERY: Duration = Duration::from_hours(6);
+/// How long approvals count that can't be read any more.
+const CLOSED_AFTER: Duration = Duration::from_mins(1);
+
+/// This module's answers.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Why an operator's wish was not done.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// `approvals.enabled` is off.
+    #[error(
+        "approvals are off (approvals.enabled): put the rule that `hubgate approve --as-patch` prints into the reviewed \
+         policy folder"
+    )]
+    Off,
+    /// Whoever asks for a repo does not approve it.
+    #[error("you asked for {repo} yourself: another admin must approve it")]
+    SamePerson {
+        /// The repo.
+        repo: Repo,
+    },
+    /// Policy refuses it, and no approval changes that.
+    #[error("{0}")]
+    Denied(Denial),
+    /// A rule of the folder names the repo in full.
+    #[error("rule {rule} ({source_line}) of the reviewed policy names {repo} and would speak instead: change it there")]
+    Overruled {
+        /// The repo.
+        repo: Repo,
+        /// The rule.
+        rule: String,
+        /// File and line.
+        source_line: String,
+    },
+    /// Nothing of this name.
+    #[error("{0}")]
+    Unknown(String),
+    /// It is so already, or something else is.
+    #[error("{0}")]
+    Already(String),
+    /// It can't be meant.
+    #[error("{0}")]
+    Invalid(String),
+    /// The store could not.
+    #[error(transparent)]
+    Store(#[from] store::Error),
+    /// The manifest could not.
+    #[error(transparent)]
+    Manifest(manifest::Error),
+}
+
+/// Who makes a change.
+#[derive(Debug, Clone)]
+pub struct Actor {
+    /// The admin's name, or `cli:` and a user.
+    pub name: String,
+    /// The address it came from.
+    pub from: Option<String>,
+    /// The id of the HTTP request.
+    pub request_id: Option<String>,
+}
+
+impl Actor {
+    /// Whoever sits at the command line and has the store's credentials.
+    pub fn at_the_command_line(user: Option<&str>) -> Self {
+        Self { name: format!("cli:{}", user.unwrap_or("?")), from: None, request_id: None }
+    }
+
+    /// A change of this actor's, for the audit log.
+    pub fn change(
+        &self,
+        what: &str,
+        subject: &(impl std::fmt::Display + ?Sized),
+        why: Option<&str>,
+        details: Value,
+    ) -> Change {
+        Change {
+            who: self.name.clone(),
+            from: self.from.clone(),
+            request_id: self.request_id.clone(),
+            what: what.to_owned(),
+            subject: subject.to_string(),
+            why: why.map(ToOwned::to_owned),
+            details,
+        }
+    }
+
+    fn note(&self, reason: &str) -> Note {
+        let time = OffsetDateTime::now_utc();
+        Note { time, by: self.name.clone(), reason: reason.to_owned(), details: Value::Null }
+    }
+}
 
 /// The operators' side of one gateway. Cheap to clone.
-#[derive(Debug, Clone)]
-pub struct Admin {
-    audit: Arc<Audit>,
+#[derive(Clone)]
+pub struct Admin(Arc<Parts>);
+
+/// What it is made of. Private, but `Deref` must name it.
+#[doc(hidden)]
+pub struct Parts {
+    store: Arc<dyn Store>,
+    manifest: Manifest,
+    policy: Arc<PolicyHandle>,
+    approvals_enabled: bool,
+    /// The host of the origin, for the manifest's records.
+    origin: String,
+    audit: Audit,
+    requests: Recorder,
+    approvals: Ledger<Approval>,
+    withdrawals: Ledger<Withdrawal>,
+    is_read: AtomicBool,
+    /// Held from reading the ledgers to laying them over the policy, so that an older state can't replace a newer one.
+    applying: tokio::sync::Mutex<()>,
+    health: Mutex<Health>,
+}
+
+#[derive(Debug, Default)]
+struct Health {
+    /// When approvals were last read.
+    approvals_read: Option<Instant>,
+    /// Why decisions can't be read, or not be laid over the policy.
+    problem: Option<String>,
+    /// Whether approvals don't count for now.
+    closed: bool,
+}
+
+impl Deref for Admin {
+    type Target = Parts;
+    fn deref(&self) -> &Parts {
+        &self.0
+    }
 }
 
 impl Admin {
-    /// Over a store; `writer` is this process's name in it.
-    pub fn new(store: Arc<dyn Store>, writer: WriterId) -> Self {
-        Self { audit: Arc::new(Audit::new(store, writer)) }
+    /// Puts it together; nothing is read yet. `origin` is the upstream host that the manifest's records name.
+    pub fn new(
+        config: &ApprovalsConfig,
+        store: Arc<dyn Store>,
+        policy: Arc<PolicyHandle>,
+        manifest: Manifest,
+        origin: &str,
+    ) -> Self {
+        let writer = manifest.writer().clone();
+        Self(Arc::new(Parts {
+            approvals_enabled: config.enabled,
+            origin: origin.to_owned(),
+            audit: Audit::new(store.clone(), writer.clone()),
+            requests: Recorder::new(store.clone(), writer),
+            approvals: Ledger::new(store.clone(), Prefix::approvals(), Key::approval),
+            withdrawals: Ledger::new(store.clone(), Prefix::withdrawals(), Key::withdrawal),
+            is_read: AtomicBool::new(false),
+            applying: tokio::sync::Mutex::default(),
+            health: Mutex::default(),
+            store,
+            manifest,
+            policy,
+        }))
     }
 
     /// The trail of changes.
     pub fn audit(&self) -> &Audit {
         &self.audit
+    }
+
+    /// The newest records of the manifest that a filter takes.
+    pub async fn search_manifest(&self, filter: &Filter, limit: usize) -> manifest::Result<Found> {
+        manifest::search(&*self.store, filter, limit).await
+    }
+
+    /// Whether withdrawals were read. Before that nothing may be served: this process might not know of one.
+    pub fn is_read(&self) -> bool {
+        self.is_read.load(Ordering::Acquire)
+    }
+
+    /// What health checks say is degraded, one sentence each.
+    pub fn degraded(&self) -> Vec<String> {
+        let health = self.health.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut degraded: Vec<String> = health.problem.iter().cloned().collect();
+        if health.closed {
+            degraded.push("approvals can't be read and don't count for now".into());
+        }
+        let unreadable = self.withdrawals.unreadable() + self.approvals.unreadable();
+        if unreadable > 0 {
+            degraded
+                .push(format!("{unreadable} objects under approvals/ and withdrawals/ are unreadable and don't count"));
+        }
+        degraded
+    }
+
+    /// Reads what was decided, by whatever replica, and lays it over the policy.
+    ///
+    /// # Errors
+    /// The store's. What was known holds on; approvals for a minute.
+    pub async fn refresh(&self) -> store::Result<()> {
+        let withdrawals = self.withdrawals.refresh().await;
+        let approvals = if self.approvals_enabled { self.approvals.refresh().await } else { Ok(()) };
+        {
+            let mut health = self.health.lock().unwrap_or_else(PoisonError::into_inner);
+            let read = health.approvals_read;
+            if approvals.is_ok() {
+                health.approvals_read = Some(Instant::now());
+            }
+            let closed = approvals.is_err() && read.is_none_or(|read| read.elapsed() >= CLOSED_AFTER);
+            if closed && !health.closed {
+                tracing::error!("approvals can't be read: repos that are allowed by approval alone are refused");
+            }
+            health.closed = closed;
+            health.problem = withdrawals
+                .as_ref()
+                .or(approvals.as_ref())
+                .err()
+                .map(|error| format!("what admins decided can't be read ({error}); what was known holds"));
+        }
+        self.apply().await;
+        withdrawals?;
+        self.is_read.store(true, Ordering::Release);
+        approvals
+    }
+
+    /// Lays what is known over the policy.
+    async fn apply(&self) {
+        let _one_at_a_time = self.applying.lock().await;
+        let closed = self.health.lock().unwrap_or_else(PoisonError::into_inner).closed;
+        let (policy, overlay) = (self.policy.clone(), self.overlay(!closed));
+        // It reads the whole policy anew, where something changed.
+        let applied = tokio::task::spawn_blocking(move || policy.set_overlay(overlay)).await;
+        let problem = match applied {
+            Ok(Ok(_)) => return,
+            Ok(Err(error)) => error.to_string(),
+            Err(error) => error.to_string(),
+        };
+        tracing::error!(problem, "what admins decided can't be laid over the policy; what was before holds");
+        let mut health = self.health.lock().unwrap_or_else(PoisonError::into_inner);
+        health.problem = Some(format!("what admins decided can't be laid over the policy: {problem}"));
+    }
+
+    fn overlay(&self, with_approvals: bool) -> Overlay {
+        let approvals = if self.approvals_enabled && with_approvals { self.approved_rules() } else { Vec::new() };
+        Overlay { approvals, denials: self.withdrawn_rules() }
+    }
+
+    /// Looks every 3 seconds until `stop`: what commands need that run for long.
+    pub async fn follow(self, stop: CancellationToken) {
+        while stop.run_until_cancelled(tokio::time::sleep(LOOK_EVERY)).await.is_some() {
+            if let Err(error) = self.refresh().await {
+                tracing::warn!(%error, "looking for what admins decided failed");
+            }
+        }
+    }
+
+    /// Looks every 3 seconds from when the store was `opened` until `stop`, and writes what was noted of refused clients
+    /// from time to time and at the end. Purges that a process left unfinished are finished.
+    pub async fn watch(self, opened: CancellationToken, stop: CancellationToken) {
+        if stop.run_until_cancelled(opened.cancelled()).await.is_none() {
+            return;
+        }
+        let mut looks = tokio::time::interval(LOOK_EVERY);
+        looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let (mut flushed, mut forgot): (Instant, Option<Instant>) = (Instant::now(), None);
+        let mut is_first = true;
+        while stop.run_until_cancelled(looks.tick()).await.is_some() {
+            if let Err(error) = self.refresh().await {
+                tracing::debug!(%error, "looking for decisions failed");
+                continue;
+            }
+            if std::mem::take(&mut is_first) {
+                tokio::spawn(self.clone().finish_purges());
+            }
+            if flushed.elapsed() >= FLUSH_EVERY {
+                flushed = Instant::now();
+                self.flush().await;
+            }
+            if forgot.is_none_or(|at| at.elapsed() >= FORGET_EVERY) {
+                forgot = Some(Instant::now());
+                if let Err(error) = self.requests.forget_old().await {
+                    tracing::warn!(%error, "forgetting old requests failed");
+                }
+            }
+        }
+        self.flush().await;
+    }
+
+    async fn finish_purges(self) {
+        for id in self.unfinished_purges() {
+            if let Err(error) = self.purge(&id).await {
+                tracing::error!(%id, %error, "removing withdrawn files failed; the next start tries again");
+            }
+        }
+    }
+
+    async fn flush(&self) {
+        if let Err(error) = self.requests.flush().await {
+            tracing::warn!(%error, "noting refused repos failed; tried again later");
+        }
+    }
+}
+
+impl std::fmt::Debug for Admin {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Admin").field("approvals_enabled", &self.approvals_enabled).finish_non_exhaustive()
     }
 }

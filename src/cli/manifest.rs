@@ -75,6 +75,7 @@ impl Selection {
             since: self.since,
             until: self.until,
             licence: self.license.clone(),
+            sha256: None,
             history: self.history,
         })
     }

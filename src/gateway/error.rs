@@ -2,7 +2,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use crate::hub::{Commit, Repo, RepoPath, Revision, Sha256};
+use crate::{
+    hub::{Commit, Repo, RepoPath, Revision, Sha256},
+    policy::DenialKind,
+};
 
 /// A policy's no, ready to be shown.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -11,6 +14,15 @@ pub struct Refusal {
     pub text: String,
     /// The rule that refused, where one did.
     pub rule: Option<String>,
+    /// The sort of refusal, where it is policy's.
+    pub kind: Option<DenialKind>,
+}
+
+impl Refusal {
+    /// One that is no rule's.
+    pub fn of_ours(text: String) -> Self {
+        Self { text, rule: None, kind: None }
+    }
 }
 
 /// Why there is no answer. Cheap to clone: one look-up's failure is told to everybody who waits for it.

@@ -9,6 +9,7 @@ use super::{
     Asker, BodyError, Cached, DEADLINE, Error, File, Gateway, Located, Opened, Refusal, Result,
     fill::{FillEnd, FillKey, Joined, Order, Reader, Reading, is_tainted},
     origin::HubFile,
+    view::View,
 };
 use crate::{
     hub::{BlobId, Repo, RepoPath, Revision, Sha256},
@@ -52,6 +53,7 @@ impl Gateway {
                 return Err(Error::Hidden { path: path.clone(), refusal: self.refusal(&denial) });
             }
         }
+        self.content_may_be_served(&view, path, &blob).await?;
         self.hook_admits(asker, &view).await?;
         if let Some((limit, key)) = self.store.largest_stage()
             && node.size > limit
@@ -122,6 +124,22 @@ impl Gateway {
             return Ok(Opened { range, body, cached });
         }
         Err(Error::Busy { why: "the file comes and goes; ask again".into(), retry_after: super::RETRY })
+    }
+
+    /// Refuses content that is denied by its digest. A git file's is known once it was fetched; what is fetched for
+    /// the first time is refused at the end of its fill.
+    async fn content_may_be_served(&self, view: &View, path: &RepoPath, blob: &BlobId) -> Result<()> {
+        let policy = &view.grant.policy;
+        if !policy.denies_contents() {
+            return Ok(());
+        }
+        let (repo, commit) = (&view.resolved.repo, view.resolved.commit);
+        let sha256 = match self.manifest.entry(repo, commit, path).await? {
+            Some(entry) => Some(entry.sha256),
+            None => self.known_sha256(repo, blob).await?,
+        };
+        let refused = sha256.map_or(Ok(()), |sha256| policy.decide_content(repo, &sha256));
+        refused.map_err(|denial| self.denied(&denial))
     }
 
     async fn has_blob(&self, blob: &BlobId) -> Result<bool> {
@@ -227,7 +245,11 @@ impl Gateway {
 
     /// A policy's no, with whom to ask.
     pub(super) fn refusal(&self, denial: &crate::policy::Denial) -> Refusal {
-        Refusal { text: denial.message(self.config.contact.as_deref()), rule: denial.rule().map(ToOwned::to_owned) }
+        Refusal {
+            text: denial.message(self.config.contact.as_deref()),
+            rule: denial.rule().map(ToOwned::to_owned),
+            kind: Some(denial.kind()),
+        }
     }
 
     /// The same as an error.

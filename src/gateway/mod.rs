@@ -14,6 +14,7 @@ mod grant;
 mod history;
 mod hook;
 mod identity;
+mod inspect;
 mod known;
 mod limits;
 mod listing;
@@ -24,6 +25,7 @@ mod publishable;
 mod refs;
 mod repos;
 mod snapshot;
+mod stored;
 mod turns;
 mod view;
 mod weights;
@@ -45,12 +47,14 @@ pub use answer::{Asker, Body, BodyError, Cached, File, ListedRepo, Listing, Loca
 pub use commit::Resolved;
 pub use error::{Error, Refusal};
 pub use fill::FillConfig;
+pub use inspect::Inspection;
 pub use limits::{ClientLimits, LimitsConfig};
 pub use mirror::{
     Completed, CompletedFile, Completions, Fetched, FileProgress, FileState, Plan, Planned, PlannedFile, Sum, Sums,
 };
 pub use publishable::{Publishability, Publishable, PublishableFile};
 pub use snapshot::StoredSnapshots;
+pub use stored::{StoredCommit, StoredQuery, StoredRepo};
 
 use crate::{
     hooks,

@@ -113,6 +113,10 @@ impl Gateway {
         if files.len() < of {
             return missing(Some(commit), format!("{} of {of} files", of - files.len()));
         }
+        let denied = files.iter().find_map(|file| policy.decide_content(repo, &file.sha256).err());
+        if let Some(denial) = denied {
+            return Err(self.denied(&denial));
+        }
         Ok(Publishability::Whole(Publishable {
             repo: repo.clone(),
             commit,

@@ -16,6 +16,7 @@ use super::{
     layers::{Outcome, Visit},
 };
 use crate::{
+    admin,
     gateway::{Error, Refusal},
     hub::{ClientKind, RouteError},
     policy::RefusalForm,
@@ -60,7 +61,7 @@ fn face(error: Error, form: &Form) -> Face {
             face
         }
         // A refusal in form: any other status hides the reason from most clients (PROTOCOL 5.3).
-        error @ Error::NeverFits { .. } => refused(Refusal { text: format!("hubgate: {error}"), rule: None }, form),
+        error @ Error::NeverFits { .. } => refused(Refusal::of_ours(format!("hubgate: {error}")), form),
         Error::Upstream(error) => upstream_face(&error, form),
         Error::Store(error) => store_face(&error.kind, form),
         Error::Manifest(_) => busy("hubgate cannot use its manifest for now".into(), COME_BACK, form),
@@ -112,9 +113,7 @@ fn upstream_face(error: &upstream::Error, form: &Form) -> Face {
         ErrorKind::RepoNotFound => Face::new(StatusCode::NOT_FOUND, NO_REPO).code("RepoNotFound"),
         ErrorKind::RevisionNotFound => Face::new(StatusCode::NOT_FOUND, "Invalid rev id").code("RevisionNotFound"),
         ErrorKind::EntryNotFound => Face::new(StatusCode::NOT_FOUND, "Entry not found").code("EntryNotFound"),
-        ErrorKind::Gated(_) | ErrorKind::Disabled | ErrorKind::Unavailable451 => {
-            refused(Refusal { text, rule: None }, form)
-        }
+        ErrorKind::Gated(_) | ErrorKind::Disabled | ErrorKind::Unavailable451 => refused(Refusal::of_ours(text), form),
         // Waiting doesn't help: somebody must change something.
         ErrorKind::TokenRefused
         | ErrorKind::ProxyAuth { .. }
@@ -190,7 +189,7 @@ pub(super) struct AdminFace {
 }
 
 /// The admin API's part of the table.
-pub(super) fn admin(problem: &Problem) -> AdminFace {
+pub(super) fn of_admins(problem: &Problem) -> AdminFace {
     let (status, code) = match problem {
         Problem::NoToken => (StatusCode::UNAUTHORIZED, "no_token"),
         Problem::MissingScope { .. } => (StatusCode::FORBIDDEN, "missing_scope"),
@@ -202,6 +201,16 @@ pub(super) fn admin(problem: &Problem) -> AdminFace {
         Problem::TooSlow(_) => (StatusCode::REQUEST_TIMEOUT, "too_slow"),
         Problem::Invalid(_) => (StatusCode::UNPROCESSABLE_ENTITY, "invalid"),
         Problem::Conflict(_) => (StatusCode::CONFLICT, "conflict"),
+        Problem::Admin(error) => match error {
+            admin::Error::Off => (StatusCode::CONFLICT, "approvals_off"),
+            admin::Error::SamePerson { .. } => (StatusCode::FORBIDDEN, "same_person"),
+            admin::Error::Denied(_) | admin::Error::Overruled { .. } => (StatusCode::CONFLICT, "policy_denies"),
+            admin::Error::Unknown(_) => (StatusCode::NOT_FOUND, "not_found"),
+            admin::Error::Already(_) => (StatusCode::CONFLICT, "conflict"),
+            admin::Error::Invalid(_) => (StatusCode::UNPROCESSABLE_ENTITY, "invalid"),
+            // Never here: a problem is made of what lies beneath these.
+            admin::Error::Store(_) | admin::Error::Manifest(_) => (StatusCode::SERVICE_UNAVAILABLE, "failed"),
+        },
         Problem::Gateway(error) => {
             let form = Form { refusal: RefusalForm::Plain, client: ClientKind::of(None), api: true, get: false };
             let face = face(error.clone(), &form);
@@ -256,7 +265,7 @@ pub(super) fn too_slow(limit: Duration, form: &Form) -> Response<Payload> {
 pub(super) fn read_only(what: &str, form: &Form, visit: &mut Visit) -> Response<Payload> {
     visit.outcome = Outcome::Denied;
     let text = format!("hubgate is read-only: it does not {what}. Write to the Hub itself");
-    refused(Refusal { text, rule: None }, &Form { refusal: RefusalForm::Plain, ..*form }).respond(form.api)
+    refused(Refusal::of_ours(text), &Form { refusal: RefusalForm::Plain, ..*form }).respond(form.api)
 }
 
 /// A file that this client refuses over plain HTTP, with the cure (DESIGN section 7).
@@ -266,7 +275,7 @@ pub(super) fn too_large_for_client(size: u64, form: &Form, visit: &mut Visit) ->
         "hubgate: {size} bytes are more than this client downloads over plain HTTP (50 GB): \
          upgrade to huggingface_hub 1.0 or newer, or set HF_HUB_ENABLE_HF_TRANSFER=1 with hf_transfer and curl the URL"
     );
-    refused(Refusal { text, rule: None }, form).respond(form.api)
+    refused(Refusal::of_ours(text), form).respond(form.api)
 }
 
 /// Something of the Hub's that this gateway doesn't have, and what to do instead.
@@ -283,7 +292,7 @@ pub(super) fn no_such_page(api: bool) -> Response<Payload> {
 /// `auth.anonymous = false`, and no known token.
 pub(super) fn unauthorized(form: &Form) -> Response<Payload> {
     let text = "hubgate: this gateway serves known clients only: set HF_TOKEN to the token that its operator gave you";
-    let mut face = refused(Refusal { text: text.into(), rule: None }, form);
+    let mut face = refused(Refusal::of_ours(text.into()), form);
     face.status = StatusCode::UNAUTHORIZED;
     challenge(face.respond(form.api))
 }

@@ -6,7 +6,8 @@ use http_body::Body;
 
 use super::{Ask, Payload, Shared, api, error, layers::Visit, respond};
 use crate::{
-    gateway::Error,
+    admin,
+    gateway::{Error, Refusal},
     hub::{HubRoute, Repo, Revision, RouteError},
 };
 
@@ -64,7 +65,18 @@ impl Shared {
         match answer {
             Ok(response) => response,
             Err(Refused::Answered(response)) => *response,
-            Err(Refused::Gateway(problem)) => error::answer(problem, form, visit),
+            Err(Refused::Gateway(problem)) => {
+                self.note_refusal(ask, &problem, visit);
+                error::answer(problem, form, visit)
+            }
+        }
+    }
+
+    /// A repo that a client was refused may be what somebody should review.
+    fn note_refusal(&self, ask: &Ask<'_>, problem: &Error, visit: &Visit) {
+        if let (Error::Denied(Refusal { text, rule, kind: Some(kind) }), Some(repo)) = (problem, &visit.repo) {
+            let (who, rule) = (&ask.asker.label(), rule.as_deref());
+            self.admin.note_refusal(&admin::Refused { repo, who, kind: *kind, rule, text });
         }
     }
 

@@ -104,6 +104,7 @@ pub struct Edge {
 
 struct Shared {
     gateway: Gateway,
+    admin: Admin,
     auth: Auth,
     addresses: Addresses,
     refusal: RefusalForm,
@@ -126,6 +127,7 @@ impl Edge {
         let own = own::router(&parts, side);
         let shared = Shared {
             gateway: parts.gateway,
+            admin: parts.admin,
             auth: Auth::new(&parts.auth),
             addresses: parts.addresses,
             refusal: parts.refusal,
@@ -197,7 +199,7 @@ impl Edge {
             return cors::preflight(parts);
         }
         let form = self.shared.form(parts, path);
-        if !self.shared.readiness.has_store() {
+        if !self.shared.readiness.has_store() || !self.shared.admin.is_read() {
             return error::no_store_yet(&form, visit);
         }
         let name = match self.shared.auth.caller(&parts.headers) {

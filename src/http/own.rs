@@ -15,6 +15,7 @@ use serde_json::json;
 
 use super::{EdgeParts, Side, Traffic, admin, metrics};
 use crate::{
+    admin::Admin,
     gateway::{Gateway, Health},
     store::StoreHealth,
 };
@@ -47,6 +48,7 @@ impl Readiness {
 #[derive(Clone)]
 pub(super) struct Own {
     pub(super) gateway: Gateway,
+    admin: Admin,
     readiness: Arc<Readiness>,
     pub(super) store: Arc<StoreHealth>,
     pub(super) traffic: Arc<Traffic>,
@@ -64,6 +66,7 @@ impl Own {
     pub(super) fn state(&self) -> State {
         let mut health = self.gateway.health();
         let mut degraded = std::mem::take(&mut health.degraded);
+        degraded.extend(self.admin.degraded());
         let store = self.readiness.has_store();
         let stopping = self.readiness.stopping.load(Ordering::Relaxed);
         if !store {
@@ -75,7 +78,7 @@ impl Own {
         if stopping {
             degraded.push("stopping".into());
         }
-        State { health, ready: store && !stopping, degraded }
+        State { health, ready: store && self.admin.is_read() && !stopping, degraded }
     }
 }
 
@@ -94,6 +97,7 @@ pub(super) fn is_admins(path: &str) -> bool {
 pub(super) fn router(parts: &EdgeParts, side: Side) -> Router {
     let own = Own {
         gateway: parts.gateway.clone(),
+        admin: parts.admin.clone(),
         readiness: parts.readiness.clone(),
         store: parts.store.clone(),
         traffic: parts.traffic.clone(),

@@ -11,7 +11,7 @@ use super::{
     newest::{Newest, Writers},
     record::rfc3339_micros,
 };
-use crate::store::Store;
+use crate::{hub::Sha256, store::Store};
 
 /// Faults of the log that are named one by one; beyond them they are counted.
 const FAULTS_NAMED: usize = 1000;
@@ -27,6 +27,8 @@ pub struct Filter {
     pub until: Option<OffsetDateTime>,
     /// The licence as recorded, in any case.
     pub licence: Option<String>,
+    /// The digest of the content.
+    pub sha256: Option<Sha256>,
     /// Everything that happened, rather than the one record by which each file is served now.
     pub history: bool,
 }
@@ -38,11 +40,12 @@ impl Filter {
         Ok(glob.compile_matcher())
     }
 
-    fn takes(&self, record: &Record) -> bool {
+    pub(super) fn takes(&self, record: &Record) -> bool {
         let fact = &record.fact;
         self.repo.as_ref().is_none_or(|repo| repo.is_match(fact.repo.to_string()))
             && self.since.is_none_or(|since| record.time >= since)
             && self.until.is_none_or(|until| record.time < until)
+            && self.sha256.is_none_or(|sha256| fact.sha256 == sha256)
             && self
                 .licence
                 .as_ref()

@@ -94,8 +94,13 @@ impl Index {
 
 /// All entries of one commit.
 pub(super) fn entries_of<'a>(store: &'a dyn Store, repo: &Repo, commit: Commit) -> BoxStream<'a, Result<Arc<Entry>>> {
+    entries_below(store, &Prefix::index_of(repo, commit))
+}
+
+/// All entries below a prefix of the index.
+pub(super) fn entries_below<'a>(store: &'a dyn Store, prefix: &Prefix) -> BoxStream<'a, Result<Arc<Entry>>> {
     store
-        .list(&Prefix::index_of(repo, commit))
+        .list(prefix)
         .map_err(|error| Error::Read(Arc::new(error)))
         .map_ok(move |meta| async move { read(store, &meta.key).await })
         .try_buffered(READS_AT_ONCE)

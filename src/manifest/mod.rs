@@ -19,6 +19,7 @@ mod log;
 mod newest;
 mod record;
 mod retry;
+mod search;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod verify;
@@ -32,7 +33,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     hub::{Commit, Repo, RepoPath, Revision, Sha256},
-    store::{self, Key, PutMode, Store},
+    store::{self, Key, Prefix, PutMode, Store},
 };
 
 use newest::FileId;
@@ -40,7 +41,9 @@ use newest::FileId;
 pub use entry::Entry;
 pub use export::{COLUMNS, Exported, Filter, Format, TEXT_COLUMNS, export};
 pub use log::{LogFault, LogItem, Logged, log};
+pub(crate) use record::kind_and_id;
 pub use record::{NewRecord, Record, What, WriterId};
+pub use search::{Found, holders, search};
 
 /// The manifest's answers.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -190,6 +193,11 @@ impl Manifest {
     /// All entries of a commit, in no order that means anything.
     pub fn entries_of(&self, repo: &Repo, commit: Commit) -> BoxStream<'_, Result<Arc<Entry>>> {
         index::entries_of(&*self.store, repo, commit)
+    }
+
+    /// All entries of all commits of a repo, under this spelling of its name.
+    pub fn entries_of_repo(&self, repo: &Repo) -> BoxStream<'_, Result<Arc<Entry>>> {
+        index::entries_below(&*self.store, &Prefix::index_of_repo(repo))
     }
 
     /// Drops what memory holds of a file, as when its blob turns out to be gone.

@@ -184,7 +184,7 @@ impl<'de> Deserialize<'de> for WriterId {
 }
 
 /// A repo as two fields, `kind` and `repo`.
-pub(super) mod kind_and_id {
+pub(crate) mod kind_and_id {
     use super::{Deserialize, Deserializer, Repo, Serialize, Serializer, de};
     use crate::hub::RepoKind;
 
@@ -194,11 +194,11 @@ pub(super) mod kind_and_id {
         repo: T,
     }
 
-    pub(in super::super) fn serialize<S: Serializer>(repo: &Repo, serializer: S) -> Result<S::Ok, S::Error> {
+    pub(crate) fn serialize<S: Serializer>(repo: &Repo, serializer: S) -> Result<S::Ok, S::Error> {
         Fields { kind: repo.kind(), repo: repo.id() }.serialize(serializer)
     }
 
-    pub(in super::super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Repo, D::Error> {
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Repo, D::Error> {
         let fields = Fields::<String>::deserialize(deserializer)?;
         Repo::new(fields.kind, &fields.repo).map_err(de::Error::custom)
     }

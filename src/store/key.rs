@@ -140,6 +140,42 @@ impl Key {
         Self(format!("audit/{day}/{writer}/{seq:020}.json"))
     }
 
+    /// An approval or a rejection; with a word, a note on it such as its revocation.
+    pub fn approval(id: &str, word: Option<&str>) -> Self {
+        Self(format!("approvals/{id}{}.json", dotted(word)))
+    }
+
+    /// A withdrawal; with a word, a note on it such as its end.
+    pub fn withdrawal(id: &str, word: Option<&str>) -> Self {
+        Self(format!("withdrawals/{id}{}.json", dotted(word)))
+    }
+
+    /// What was asked for and refused: of one repo, on one day, by what one writer saw, or by an admin in person.
+    pub fn request(day: &str, repo: &Repo, part: &str) -> Self {
+        Self(format!("requests/{day}/{}/{part}.json", of_repo(repo)))
+    }
+
+    /// The day of a request, `YYYY-MM-DD`; `None` for any other key.
+    pub fn requested_on(&self) -> Option<&str> {
+        self.0.strip_prefix("requests/")?.split('/').next()
+    }
+
+    /// The repo of a request and its last part; `None` for any other key.
+    pub fn requested(&self) -> Option<(Repo, &str)> {
+        let mut parts = self.0.strip_prefix("requests/")?.split('/').skip(1);
+        let (kind, segment, part) = (parts.next()?, parts.next()?, parts.next()?);
+        let repo = Repo::new(kind.parse().ok()?, &segment.replacen("--", "/", 1)).ok()?;
+        Some((repo, part.strip_suffix(".json")?))
+    }
+
+    /// The repo and the commit of an index entry; `None` for any other key.
+    pub fn indexed(&self) -> Option<(Repo, Commit)> {
+        let mut parts = self.0.strip_prefix("manifest/index/")?.split('/');
+        let (kind, segment, commit) = (parts.next()?, parts.next()?, parts.next()?);
+        let repo = Repo::new(kind.parse().ok()?, &segment.replacen("--", "/", 1)).ok()?;
+        Some((repo, commit.parse().ok()?))
+    }
+
     /// The repo whose identity this is; `None` for any other key.
     pub fn identified(&self) -> Option<Repo> {
         let (kind, segment) = self.0.strip_prefix("repos/")?.strip_suffix(".json")?.split_once('/')?;
@@ -194,6 +230,11 @@ impl Prefix {
         Self(format!("manifest/index/{}/{commit}/", of_repo(repo)))
     }
 
+    /// The index entries of all commits of one repo.
+    pub fn index_of_repo(repo: &Repo) -> Self {
+        Self(format!("manifest/index/{}/", of_repo(repo)))
+    }
+
     /// All snapshots, or those of one repo.
     pub fn snapshots(repo: Option<&Repo>) -> Self {
         Self(repo.map_or_else(|| "snapshots/".into(), |repo| format!("snapshots/{}/", of_repo(repo))))
@@ -239,10 +280,29 @@ impl Prefix {
         Self("audit/".into())
     }
 
+    /// All approvals, rejections and notes on them.
+    pub fn approvals() -> Self {
+        Self("approvals/".into())
+    }
+
+    /// All withdrawals and notes on them.
+    pub fn withdrawals() -> Self {
+        Self("withdrawals/".into())
+    }
+
+    /// All requests.
+    pub fn requests() -> Self {
+        Self("requests/".into())
+    }
+
     /// The text; empty or ending in `/`.
     pub fn as_str(&self) -> &str {
         &self.0
     }
+}
+
+fn dotted(word: Option<&str>) -> String {
+    word.map_or_else(String::new, |word| format!(".{word}"))
 }
 
 fn of_repo(repo: &Repo) -> String {
@@ -273,6 +333,10 @@ mod tests {
             assert!(text.split('/').all(|s| !s.is_empty() && s.len() < 255 && s != "." && s != ".."), "{text}");
         }
         assert_eq!(Key::identity(&repo).identified(), Some(repo.clone()));
+        assert_eq!(Key::index(&repo, commit, &path).indexed(), Some((repo.clone(), commit)));
+        let request = Key::request("2026-11-24", &repo, "x.admin");
+        assert_eq!(request.requested(), Some((repo.clone(), "x.admin")));
+        assert_eq!(request.requested_on(), Some("2026-11-24"));
         assert!(Key::reference(&repo, &revision).as_str().starts_with(Prefix::references(&repo).as_str()));
     }
 }

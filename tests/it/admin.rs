@@ -2,12 +2,20 @@
 
 use http::Method;
 use hub_standin::Standin;
+use hubgate::{
+    admin::{Actor, Admin, ApprovalsConfig, Proposal, Target},
+    manifest::{Manifest, WriterId},
+    policy::{EnvLists, LicenseId, PolicyHandle},
+    store::ErrorKind,
+};
 use serde_json::{Value, json};
 
 use crate::support::{
     asking::{Reply, ask},
     client::Client,
-    gateway::{POLICY, Setup, TestGateway},
+    faulty_store::{FaultyStore, Op},
+    gateway::{POLICY, Setup, TestGateway, eventually},
+    process::{self, Process},
 };
 
 /// The document that the API gives of itself.
@@ -157,4 +165,483 @@ async fn a_policy_is_explained_as_on_the_command_line() {
     let denied = get(&gate, "rita", "/policy/explain?repo=org/other&kind=dataset&revision=v1").await;
     assert_eq!((&denied["verdict"], &denied["denial"]["kind"]), (&json!("refused"), &json!("no_rule")));
     gate.stop().await;
+}
+
+/// Two repos are refused here for want of a review: acme/tiny, which no rule names, and acme/noncommercial's licence.
+const REVIEWED: &str = r#"
+[licenses]
+allow = ["mit"]
+[[allow]]
+name = "copy"
+repo = "acme/copy"
+license.accept = ["apache-2.0"]
+[[allow]]
+name = "noncommercial"
+repo = "acme/non*"
+[[deny]]
+name = "no-evil"
+repo = "acme/evil*"
+reason = "Content policy 4.2"
+"#;
+
+async fn post(gate: &TestGateway, name: &str, path: &str, body: Value) -> Reply {
+    by(&gate.client, name, Method::POST, path, &body).await
+}
+
+fn next_year() -> String {
+    let year = time::OffsetDateTime::now_utc().year() + 1;
+    format!("{year}-01-31")
+}
+
+fn approval(repo: &str) -> Value {
+    json!({ "repo": repo, "licence": "apache-2.0", "reason": "reviewed", "expires": next_year(), "ticket": "SEC-7" })
+}
+
+#[tokio::test]
+async fn a_refused_repo_waits_as_a_request_and_nothing_is_asked_upstream() {
+    let hub = Standin::builder().fixtures().start().await;
+    let gate = Setup::new().policy(REVIEWED).config(&everybody()).start(&hub).await;
+    for _ in 0..3 {
+        assert_eq!(gate.get("/acme/tiny/resolve/main/config.json").await.status, 403);
+    }
+    assert_eq!(gate.get("/acme/evil/resolve/main/config.json").await.status, 403);
+    assert_eq!(gate.get("/acme/%3Cscript%3E/resolve/main/config.json").await.status, 404);
+    assert_eq!(gate.get("/api/models/acme/b%0Aad").await.status, 404);
+    assert_eq!(hub.requests("*").len(), 0);
+
+    let waiting = get(&gate, "aude", "/requests").await;
+    let waiting = waiting["requests"].as_array().unwrap();
+    assert_eq!(waiting.len(), 1, "denied and malformed names are no requests: {waiting:?}");
+    let request = &waiting[0];
+    assert_eq!(
+        (&request["repo"], &request["kind"], &request["state"]),
+        (&json!("acme/tiny"), &json!("model"), &json!("waiting"))
+    );
+    assert_eq!((&request["count"], &request["askers"]), (&json!(3), &json!({ "127.0.0.1": 3 })));
+    assert_eq!(request["refused"], "no_rule");
+    assert!(request["text"].as_str().unwrap().contains("no allow rule names"), "{request}");
+
+    // A licence is refused once upstream was asked, as policy allows.
+    assert_eq!(gate.get("/acme/noncommercial/resolve/main/config.json").await.status, 403);
+    let again = get(&gate, "aude", "/requests").await;
+    assert_eq!(again["requests"][0]["refused"], "license", "{again}");
+    assert_eq!(again["requests"][0]["rule"], "noncommercial");
+    gate.stop().await;
+}
+
+#[tokio::test]
+async fn requests_outlive_the_process_that_noted_them_and_add_up() {
+    let hub = Standin::builder().fixtures().start().await;
+    let first = Setup::new().policy(REVIEWED).config(&everybody()).start(&hub).await;
+    first.get("/acme/tiny/resolve/main/config.json").await;
+    let root = first.stop().await;
+    let second = Setup::new().policy(REVIEWED).config(&everybody()).on(&root).start(&hub).await;
+    second.get("/Acme/Tiny/resolve/main/config.json").await;
+    let asked = post(&second, "rita", "/requests", json!({ "repo": "acme/tiny", "reason": "for the demo" })).await;
+    assert_eq!(asked.status, 201, "{}", asked.text());
+    let requests = get(&second, "rita", "/requests").await["requests"].clone();
+    assert_eq!(requests.as_array().unwrap().len(), 1, "{requests}");
+    assert_eq!((&requests[0]["count"], &requests[0]["in_person"][0]["by"]), (&json!(2), &json!("rita")));
+    let denied = post(&second, "rita", "/requests", json!({ "repo": "acme/evil", "reason": "x" })).await;
+    assert_eq!((denied.status, code(&denied).as_str()), (409, "policy_denies"));
+    second.stop().await;
+}
+
+#[tokio::test]
+async fn inspect_asks_upstream_only_for_an_admin_and_is_written_down() {
+    let hub = Standin::builder().fixtures().start().await;
+    let gate = Setup::new().policy(REVIEWED).config(&everybody()).start(&hub).await;
+    let question = json!({ "repo": "acme/tiny", "reason": "asked for by the lab" });
+    let refused = post(&gate, "rita", "/requests/inspect", question.clone()).await;
+    assert_eq!((refused.status, hub.requests("*").len()), (403, 0));
+    let answer = post(&gate, "anna", "/requests/inspect", question).await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    let found = answer.json();
+    assert_eq!(found["commit"], hub.commit("acme/tiny", "main"));
+    assert_eq!(found["licence"]["readme"], json!({ "stated": ["apache-2.0"] }), "{found}");
+    assert!(found["files"].as_u64().unwrap() > 5 && found["bytes"].as_u64().unwrap() > 3_000_000, "{found}");
+    assert_eq!(
+        (&found["largest"][0][0], &found["code"]),
+        (&json!("sub/dir/weights.bin"), &json!(["sub/dir/weights.bin"]))
+    );
+    let entry = get(&gate, "aude", "/audit?what=request.inspect").await["entries"][0].clone();
+    assert_eq!(
+        (&entry["who"], &entry["subject"], &entry["why"]),
+        (&json!("anna"), &json!("acme/tiny"), &json!("asked for by the lab"))
+    );
+    let denied = post(&gate, "anna", "/requests/inspect", json!({ "repo": "acme/evil", "reason": "x" })).await;
+    assert_eq!(denied.status, 403, "{}", denied.text());
+    assert!(denied.text().contains("no-evil"), "{}", denied.text());
+    gate.stop().await;
+}
+
+#[tokio::test]
+async fn an_approval_lets_a_repo_in_on_every_gateway_and_is_proven_by_the_manifest() {
+    let hub = Standin::builder().fixtures().start().await;
+    let config = format!("approvals.enabled = true\n{}", everybody());
+    let one = Setup::new().policy(REVIEWED).config(&config).start(&hub).await;
+    let two = Setup::new().policy(REVIEWED).config(&config).on(&one.root).start(&hub).await;
+    let path = "/acme/tiny/resolve/main/config.json";
+    for gate in [&one, &two] {
+        assert_eq!(gate.get(path).await.status, 403);
+    }
+
+    let approved = post(&one, "anna", "/approvals", approval("acme/tiny")).await;
+    assert_eq!(approved.status, 201, "{}", approved.text());
+    let approved = approved.json();
+    assert_eq!(approved["in_force"], true);
+    let rule = format!("approval:{}", approved["id"].as_str().unwrap());
+    assert_eq!(one.get(path).await.status, 200, "at once where it was said");
+    eventually("the other gateway has read it", async || two.get(path).await.status == 200).await;
+    assert_eq!(one.health().await["policy_sha256"], two.health().await["policy_sha256"]);
+
+    let explained = get(&two, "rita", "/policy/explain?repo=acme/tiny").await;
+    assert_eq!((&explained["rule"]["name"], &explained["rule"]["approved_by"]), (&json!(rule), &json!("anna")));
+    let record = get(&one, "aude", "/manifest?repo=acme/tiny").await["records"][0].clone();
+    assert_eq!(
+        (&record["rule"], &record["approved_by"], &record["ticket"]),
+        (&json!(rule), &json!("anna"), &json!("SEC-7"))
+    );
+    let key = hubgate::store::Key::policy(&record["policy_sha256"].as_str().unwrap().parse().unwrap());
+    let text = one.store.get(&key, 1 << 20).await.unwrap().unwrap();
+    assert!(std::str::from_utf8(&text).unwrap().contains(&format!("name = \"{rule}\"")), "{text:?}");
+    assert_eq!(get(&one, "aude", "/requests").await["requests"], json!([]), "answered");
+
+    let id = approved["id"].as_str().unwrap();
+    let revoked = post(&two, "anna", &format!("/approvals/{id}/revoke"), json!({ "reason": "mistake" })).await;
+    assert_eq!(revoked.status, 200, "{}", revoked.text());
+    assert_eq!(two.get(path).await.status, 403, "hits too");
+    eventually("the first gateway has read it", async || one.get(path).await.status == 403).await;
+    let again = post(&two, "anna", &format!("/approvals/{id}/revoke"), json!({ "reason": "mistake" })).await;
+    assert_eq!((again.status, code(&again).as_str()), (409, "conflict"));
+    let whats: Vec<Value> = get(&one, "aude", "/audit?what=approval").await["entries"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|entry| entry["what"].clone())
+        .collect();
+    assert_eq!(whats, ["approval.revoke", "approval.approve"]);
+    one.stop().await;
+    two.stop().await;
+}
+
+#[tokio::test]
+async fn approvals_that_cannot_be_meant_or_would_not_count_are_clear_errors() {
+    let hub = Standin::builder().fixtures().start().await;
+    let who = admins(&[("anna", &["approve"]), ("both", &["request", "approve"]), ("rita", &["request"])]);
+    let gate = Setup::new().policy(REVIEWED).config("approvals.enabled = true").config(&who).start(&hub).await;
+    let with = |repo: &str, key: &str, value: Value| {
+        let mut body = approval(repo);
+        body[key] = value;
+        body
+    };
+    let cases = [
+        (with("acme/evil", "kind", json!("model")), 409, "policy_denies", "no-evil"),
+        (approval("acme/copy"), 409, "policy_denies", "policy.toml:"),
+        (with("acme/tiny", "expires", json!("2020-01-01")), 422, "invalid", "2020-01-01 is over"),
+        (with("acme/tiny", "expires", json!("soon")), 422, "invalid", "YYYY-MM-DD"),
+        (with("acme/tiny", "kind", json!("thing")), 400, "malformed", "thing"),
+        (with("acme/tiny", "colour", json!("red")), 400, "malformed", "colour"),
+        (with("acme/tiny", "pin", json!("main")), 422, "invalid", "pin"),
+        (with("acme/tiny", "reason", json!(" ")), 422, "invalid", "reason"),
+        (with("acme/tiny", "reason", json!("a\nb")), 422, "invalid", "reason"),
+        (with("acme/tiny", "licence", json!("other:")), 422, "invalid", "licence"),
+        (with("a b", "kind", Value::Null), 422, "invalid", "repo"),
+        (json!({ "repo": "acme/tiny" }), 400, "malformed", "licence"),
+        (json!([]), 400, "malformed", "body"),
+    ];
+    for (body, status, expected, text) in cases {
+        let reply = post(&gate, "anna", "/approvals", body.clone()).await;
+        let said = reply.text();
+        assert_eq!((reply.status, code(&reply).as_str()), (status, expected), "{body}: {said}");
+        assert!(said.contains(text), "{body}: {said}");
+    }
+    let headers = [("authorization", "Bearer hg_anna")];
+    let broken = ask(&gate.client, Method::POST, "/-/admin/v1/approvals", &headers, "{").await;
+    assert_eq!((broken.status, code(&broken).as_str()), (400, "malformed"));
+    let huge = ask(&gate.client, Method::POST, "/-/admin/v1/approvals", &headers, &"x".repeat(100_000)).await;
+    assert_eq!((huge.status, code(&huge).as_str()), (413, "too_large"));
+
+    let wish = json!({ "repo": "Acme/Tiny", "reason": "mine" });
+    assert_eq!(post(&gate, "both", "/requests", wish).await.status, 201);
+    let own = post(&gate, "both", "/approvals", approval("acme/tiny")).await;
+    assert_eq!((own.status, code(&own).as_str()), (403, "same_person"));
+    let other = post(&gate, "anna", "/approvals", approval("acme/tiny")).await;
+    assert_eq!((other.status, &other.json()["requested_by"]), (201, &json!(["both"])));
+    let no = post(&gate, "anna", "/rejections", json!({ "repo": "acme/tiny", "reason": "late" })).await;
+    assert_eq!((no.status, code(&no).as_str()), (409, "conflict"));
+    for id in ["20261124-0000000000", "..%2f..%2fblobs", "x"] {
+        let reply = post(&gate, "anna", &format!("/approvals/{id}/revoke"), json!({ "reason": "x" })).await;
+        assert_eq!((reply.status, code(&reply).as_str()), (404, "not_found"), "{id}");
+    }
+    gate.stop().await;
+}
+
+#[tokio::test]
+async fn without_approvals_enabled_nothing_is_let_in_and_a_no_still_answers_a_request() {
+    let hub = Standin::builder().fixtures().start().await;
+    let gate = Setup::new().policy(REVIEWED).config(&everybody()).start(&hub).await;
+    let off = post(&gate, "anna", "/approvals", approval("acme/tiny")).await;
+    assert_eq!((off.status, code(&off).as_str()), (409, "approvals_off"));
+    assert!(off.text().contains("--as-patch"), "{}", off.text());
+    assert_eq!(get(&gate, "anna", "/approvals").await["approvals"], json!([]));
+
+    gate.get("/acme/tiny/resolve/main/config.json").await;
+    let no = post(&gate, "anna", "/rejections", json!({ "repo": "acme/tiny", "reason": "use acme/copy" })).await;
+    assert_eq!((no.status, &no.json()["answer"]), (201, &json!("rejected")));
+    assert_eq!(get(&gate, "anna", "/requests").await["requests"], json!([]));
+    assert_eq!(get(&gate, "anna", "/requests?state=rejected").await["requests"][0]["repo"], "acme/tiny");
+    gate.get("/acme/tiny/resolve/main/config.json").await;
+    assert_eq!(get(&gate, "anna", "/requests").await["requests"][0]["state"], "waiting", "asked anew");
+    gate.stop().await;
+}
+
+#[tokio::test]
+async fn a_withdrawn_repo_is_refused_at_once_everywhere_until_it_is_lifted() {
+    let hub = Standin::builder().fixtures().start().await;
+    let one = Setup::new().config(&everybody()).start(&hub).await;
+    let two = Setup::new().config(&everybody()).on(&one.root).start(&hub).await;
+    let path = "/acme/tiny/resolve/main/config.json";
+    for gate in [&one, &two] {
+        assert_eq!(gate.get(path).await.status, 200);
+    }
+    let withdrawn =
+        post(&one, "otto", "/withdrawals", json!({ "repo": "acme/tiny", "reason": "licence changed" })).await;
+    assert_eq!(withdrawn.status, 201, "{}", withdrawn.text());
+    let refused = one.get(path).await;
+    assert_eq!(refused.status, 403);
+    assert!(refused.header("x-error-message").contains("licence changed"), "{:?}", refused.headers);
+    eventually("the other gateway has read it", async || two.get(path).await.status == 403).await;
+    assert_eq!(get(&one, "aude", "/requests").await["requests"], json!([]), "what is withdrawn waits for nobody");
+
+    let id = withdrawn.json()["id"].as_str().unwrap().to_owned();
+    let may_not = post(&one, "otto", &format!("/withdrawals/{id}/lift"), json!({ "reason": "fixed" })).await;
+    assert_eq!(may_not.status, 403);
+    let lifted = post(&one, "anna", &format!("/withdrawals/{id}/lift"), json!({ "reason": "fixed" })).await;
+    assert_eq!((lifted.status, &lifted.json()["in_force"]), (200, &json!(false)));
+    hub.reset_counters();
+    assert_eq!(one.get(path).await.status, 200);
+    eventually("the other gateway has read it", async || two.get(path).await.status == 200).await;
+    assert_eq!(hub.requests("*/resolve/*").len(), 0, "nothing was removed");
+    one.stop().await;
+    two.stop().await;
+}
+
+#[tokio::test]
+async fn a_gateway_that_starts_knows_what_was_withdrawn_before_it_serves() {
+    let hub = Standin::builder().fixtures().start().await;
+    let one = Setup::new().config(&everybody()).start(&hub).await;
+    let path = "/acme/tiny/resolve/main/config.json";
+    assert_eq!(one.get(path).await.status, 200);
+    let commit = hub.commit("acme/tiny", "main");
+    let body = json!({ "repo": "acme/tiny", "commit": commit, "reason": "bad weights" });
+    assert_eq!(post(&one, "otto", "/withdrawals", body).await.status, 201);
+    let root = one.stop().await;
+    let two = Setup::new().config(&everybody()).on(&root).start(&hub).await;
+    let refused = two.get(path).await;
+    assert_eq!(refused.status, 403);
+    assert!(refused.header("x-error-message").contains("bad weights"), "{:?}", refused.headers);
+    assert_eq!(two.get("/acme/tiny/resolve/v1.0/config.json").await.status, 200, "another commit");
+    two.stop().await;
+}
+
+#[tokio::test]
+async fn a_purge_removes_files_and_the_blobs_that_nothing_else_names() {
+    let hub = Standin::builder().fixtures().start().await;
+    let gate = Setup::new().config(&everybody()).start(&hub).await;
+    for path in [
+        "acme/tiny/resolve/main/config.json",
+        "acme/tiny/resolve/main/model.safetensors",
+        "acme/copy/resolve/main/model.safetensors",
+    ] {
+        assert_eq!(gate.get(&format!("/{path}")).await.status, 200, "{path}");
+    }
+    let stored = get(&gate, "aude", "/repos/show?repo=acme/tiny").await;
+    assert_eq!((&stored["files"], &stored["allowed"]), (&json!(2), &json!(true)), "{stored}");
+    let body = json!({ "repo": "acme/tiny", "reason": "leaked", "purge": true });
+    let reply = post(&gate, "otto", "/withdrawals", body).await;
+    assert_eq!(reply.status, 201, "{}", reply.text());
+    let removed = reply.json()["purged"]["details"].clone();
+    assert_eq!((&removed["files"], &removed["blobs"]), (&json!(2), &json!(1)), "the copy's weights stay: {removed}");
+    assert_eq!(gate.get("/acme/copy/resolve/main/model.safetensors").await.status, 200);
+    assert_eq!(get(&gate, "aude", "/repos/show?repo=acme/tiny").await["files"], 0);
+    let history = get(&gate, "aude", "/manifest?repo=acme/tiny&history=true").await["records"].clone();
+    let withdrawn = history.as_array().unwrap().iter().filter(|record| record["what"] == "withdrawn");
+    assert_eq!(withdrawn.count(), 2, "{history}");
+
+    // The content itself, under whatever name.
+    let sha256 = hub.sha256("acme/copy", "main", "model.safetensors");
+    let body = json!({ "sha256": sha256, "reason": "poisoned", "purge": true });
+    let reply = post(&gate, "otto", "/withdrawals", body).await;
+    assert_eq!(reply.json()["purged"]["details"]["blobs"], 1, "{}", reply.text());
+    hub.reset_counters();
+    let refused = gate.get("/acme/copy/resolve/main/model.safetensors").await;
+    assert_eq!(refused.status, 403);
+    assert!(refused.header("x-error-message").contains("poisoned"), "{:?}", refused.headers);
+    assert_eq!(gate.get("/acme/copy/resolve/main/README.md").await.status, 200);
+
+    // A file that git names by another digest, fetched for the first time.
+    let notes = hubgate::hub::Sha256::of(&hub.bytes("acme/nested", "main", "README.md"));
+    assert_eq!(post(&gate, "otto", "/withdrawals", json!({ "sha256": notes, "reason": "doxed" })).await.status, 201);
+    let refused = gate.get("/acme/nested/resolve/main/README.md").await;
+    assert!(refused.broke || refused.status == 403, "{:?}", refused.status);
+    let again = gate.head("/acme/nested/resolve/main/README.md").await;
+    let served = gate.get("/acme/nested/resolve/main/README.md").await;
+    assert!(served.broke || served.status == 403, "{:?} {:?}", again.status, served.status);
+    let report = hubgate::manifest::verify::verify(gate.store.clone(), hubgate::manifest::verify::Options::default());
+    assert!(report.await.unwrap().is_fine());
+    gate.stop().await;
+}
+
+#[tokio::test]
+async fn what_is_stored_can_be_listed_and_searched() {
+    let hub = Standin::builder().fixtures().start().await;
+    let gate = Setup::new().config(&everybody()).start(&hub).await;
+    for path in [
+        "/acme/tiny/resolve/v1.0/config.json",
+        "/acme/tiny/resolve/main/empty.txt",
+        "/datasets/acme/table/resolve/main/README.md",
+    ] {
+        assert_eq!(gate.get(path).await.status, 200, "{path}");
+    }
+    let page = get(&gate, "otto", "/repos?limit=1").await;
+    assert_eq!((&page["repos"][0]["repo"], &page["next"]), (&json!("acme/tiny"), &json!("acme/tiny")), "{page}");
+    let tiny = &page["repos"][0];
+    assert_eq!((&tiny["files"], tiny["commits"].as_array().unwrap().len()), (&json!(2), 2), "{tiny}");
+    assert!(tiny["bytes"].as_u64().unwrap() > 0);
+    let next = get(&gate, "otto", "/repos?limit=1&after=acme/tiny").await;
+    assert_eq!((&next["repos"][0]["repo"], &next["next"]), (&json!("datasets/acme/table"), &Value::Null), "{next}");
+    let data = get(&gate, "otto", "/repos?kind=dataset").await;
+    assert_eq!(data["repos"].as_array().unwrap().len(), 1);
+    assert_eq!(get(&gate, "otto", "/repos?search=TIN").await["repos"].as_array().unwrap().len(), 1);
+    let missing = by(&gate.client, "otto", Method::GET, "/repos/show?repo=acme/none", &Value::Null).await;
+    assert_eq!((missing.status, code(&missing).as_str()), (404, "not_found"));
+
+    let found = get(&gate, "aude", "/manifest?repo=acme/*&limit=1").await;
+    assert_eq!(
+        (found["records"].as_array().unwrap().len(), &found["more"], &found["faults"]),
+        (1, &json!(true), &json!(0))
+    );
+    assert_eq!(found["records"][0]["path"], "empty.txt", "the newest first");
+    let sha256 = hubgate::hub::Sha256::of(b"");
+    let by_digest = get(&gate, "aude", &format!("/manifest?sha256={sha256}")).await;
+    assert_eq!(by_digest["records"].as_array().unwrap().len(), 1);
+    assert_eq!(get(&gate, "aude", "/manifest?until=2020-01-01").await["records"], json!([]));
+    gate.stop().await;
+}
+
+#[tokio::test]
+async fn approvals_that_cannot_be_read_for_a_minute_do_not_count_and_withdrawals_hold() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir(dir.path().join("policy")).unwrap();
+    std::fs::write(dir.path().join("policy/policy.toml"), REVIEWED).unwrap();
+    let mut config = hubgate::store::StoreConfig::default();
+    config.local.path = dir.path().join("store");
+    let local = hubgate::store::build(&config, &hubgate::store::SpoolConfig::default(), "test").await.unwrap();
+    let store = FaultyStore::over(local);
+    let policy = PolicyHandle::open(dir.path().join("policy"), EnvLists::default()).unwrap();
+    let policy = std::sync::Arc::new(policy);
+    let tasks = tokio_util::task::TaskTracker::new();
+    let stop = tokio_util::sync::CancellationToken::new();
+    let manifest = Manifest::start(store.clone(), WriterId::new(), &tasks, stop.clone());
+    let config = ApprovalsConfig { enabled: true };
+    let admin = Admin::new(&config, store.clone(), policy.clone(), manifest, "hub.test");
+    assert!(!admin.is_read());
+    admin.refresh().await.unwrap();
+    assert!(admin.is_read());
+    let anna = Actor { name: "anna".into(), from: None, request_id: None };
+    let proposal = Proposal {
+        repo: "acme/tiny".parse().unwrap(),
+        licence: LicenseId::new("apache-2.0"),
+        reason: "reviewed".into(),
+        expires: hubgate::policy::today().next_day().unwrap(),
+        pin: None,
+        gated: false,
+        ticket: None,
+    };
+    admin.approve(&proposal, &anna).await.unwrap();
+    let target = Target::Repo { repo: "acme/copy".parse().unwrap() };
+    admin.withdraw(target, "gone", false, &anna).await.unwrap();
+    let allowed = |repo: &str| policy.current().decide_repo(&repo.parse().unwrap(), hubgate::policy::today()).is_ok();
+    assert!(allowed("acme/tiny") && !allowed("acme/copy"));
+
+    tokio::time::pause();
+    store.fail(Op::List, u32::MAX, ErrorKind::Unreachable);
+    tokio::time::advance(std::time::Duration::from_secs(50)).await;
+    assert!(admin.refresh().await.is_err());
+    assert!(allowed("acme/tiny"), "what was read less than a minute ago counts");
+    assert_eq!(admin.degraded().len(), 1, "{:?}", admin.degraded());
+    tokio::time::advance(std::time::Duration::from_secs(15)).await;
+    assert!(admin.refresh().await.is_err());
+    assert!(!allowed("acme/tiny") && !allowed("acme/copy"));
+    assert_eq!(admin.degraded().len(), 2, "{:?}", admin.degraded());
+    store.fail(Op::List, 0, ErrorKind::Unreachable);
+    admin.refresh().await.unwrap();
+    assert!(allowed("acme/tiny") && !allowed("acme/copy"));
+    assert!(admin.degraded().is_empty());
+    stop.cancel();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_command_line_withdraws_on_the_store_and_over_the_api() {
+    let hub = Standin::builder().fixtures().start().await;
+    let root = process::set_up(&hub, &everybody());
+    let gate = Process::start(root.path()).await;
+    let path = "/acme/tiny/resolve/main/config.json";
+    assert_eq!(gate.client.get(path).await.unwrap().status, 200);
+    let run = |arguments: &[&str], name: &str| {
+        let mut command = process::hubgate(root.path(), arguments);
+        if !name.is_empty() {
+            command.env("HUBGATE_ADMIN_URL", gate.client.endpoint()).env("HUBGATE_ADMIN_TOKEN", format!("hg_{name}"));
+        }
+        let output = command.env("USER", "sre").output().unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+    };
+
+    let (status, said, complaint) = run(&["withdraw", "acme/tiny", "--reason", "at night", "--json"], "");
+    assert_eq!(status, 0, "{complaint}");
+    let said: Value = serde_json::from_str(&said).unwrap();
+    assert_eq!(said["by"], "cli:sre");
+    eventually("the gateway has read it", async || gate.client.get(path).await.unwrap().status == 403).await;
+
+    let id = said["id"].as_str().unwrap();
+    let (status, _, complaint) = run(&["withdraw", "--lift", id, "--reason", "day"], "otto");
+    assert!(status == 1 && complaint.contains("lacks the scope approve"), "{complaint}");
+    let (status, said, complaint) = run(&["withdraw", "--lift", id, "--reason", "day"], "anna");
+    assert!(status == 0 && said.contains("lifted"), "{said}{complaint}");
+    assert_eq!(gate.client.get(path).await.unwrap().status, 200, "the API's own gateway knows at once");
+    let (status, said, _) = run(&["withdraw", "--list"], "otto");
+    assert!(status == 0 && said.contains("model acme/tiny  lifted  by cli:sre: at night"), "{said}");
+
+    assert_eq!(gate.client.get("/org/other/resolve/main/config.json").await.unwrap().status, 403);
+    let (status, said, complaint) = run(&["requests"], "rita");
+    assert!(status == 0 && said.contains("org/other") && said.contains("no_rule"), "{said}{complaint}");
+    let approve = ["approve", "org/other", "--licence", "mit", "--reason", "needed", "--expires", &next_year()];
+    let (status, _, complaint) = run(&approve, "anna");
+    assert!(status == 1 && complaint.contains("approvals.enabled"), "{complaint}");
+    let (status, _, complaint) = run(&approve, "");
+    assert!(status == 2 && complaint.contains("--url"), "{complaint}");
+    let (status, said, _) = run(&["reject", "org/other", "--reason", "no"], "anna");
+    assert!(status == 0 && said.contains("rejected"), "{said}");
+    assert_eq!(run(&["withdraw", "acme/tiny"], "").0, 2, "a reason is due");
+    assert_eq!(run(&["withdraw", "sha256:12", "--reason", "x"], "").0, 2);
+}
+
+#[test]
+fn an_approval_as_a_patch_is_a_rule_that_loads() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_hubgate"));
+    command.current_dir(folder.path()).env_clear();
+    let day = next_year();
+    command.args(["approve", "datasets/acme/table", "--licence", "CC-BY-4.0", "--reason", "say \"hi\"", "--expires"]);
+    command.args([&day, "--ticket", "SEC-8", "--approved-by", "legal@example.com", "--as-patch"]);
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    std::fs::create_dir(folder.path().join("policy")).unwrap();
+    std::fs::write(folder.path().join("policy/patch.toml"), &output.stdout).unwrap();
+    let policy = PolicyHandle::open(folder.path().join("policy"), EnvLists::default()).unwrap().current();
+    let rule = policy.decide_repo(&"datasets/acme/table".parse().unwrap(), hubgate::policy::today()).unwrap();
+    assert_eq!((rule.approved_by.as_deref(), rule.ticket.as_deref()), (Some("legal@example.com"), Some("SEC-8")));
+    assert_eq!(rule.accepted_licenses(), [LicenseId::new("cc-by-4.0")]);
 }

@@ -75,11 +75,13 @@ pub(super) fn run(loaded: &Loaded, args: &SyncArgs) -> Done {
         let signals = tokio::spawn(stop_on_signals(stop.clone()).map_err(super::Wrapped)?);
         // What the policy refuses from now on is not brought in any more.
         let watch = tokio::spawn(core.policy.clone().watch(stop.clone()));
+        let follow = tokio::spawn(core.admin.clone().follow(stop.clone()));
         // Dropped when told to stop, which gives up the transfers under way.
         let outcome = stop.run_until_cancelled(sync(loaded, &core, args, &wanted)).await;
         core.stop(Instant::now() + STOP_PATIENCE).await;
         signals.abort();
         watch.abort();
+        follow.abort();
         outcome.unwrap_or_else(|| {
             eprintln!("hubgate: interrupted; what is stored stays, and the next run fetches the rest");
             Err(Failure::Said)

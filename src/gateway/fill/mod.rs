@@ -33,7 +33,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     hub::{BlobId, GitOid, Repo, Sha256},
     manifest::NewRecord,
-    policy::PolicySet,
+    policy::{Denial, PolicySet},
     store, upstream,
 };
 
@@ -107,6 +107,8 @@ pub(crate) enum FillEnd {
     Stored(Sha256),
     /// Not what the origin had announced. Nothing was stored.
     Rejected(Sha256),
+    /// What it was announced to be, which a deny rule names by its digest. Nothing was stored.
+    Denied(Box<Denial>),
     /// The origin failed for good.
     Origin(upstream::Error),
     /// The store failed.
@@ -123,6 +125,7 @@ impl FillEnd {
         match self {
             Self::Stored(_) => "stored",
             Self::Rejected(_) => "rejected",
+            Self::Denied(_) => "denied",
             Self::Origin(_) => "origin",
             Self::Store(_) => "store",
             Self::Manifest(_) => "manifest",
@@ -136,6 +139,7 @@ impl fmt::Display for FillEnd {
         match self {
             Self::Stored(sha256) => write!(f, "stored as {sha256}"),
             Self::Rejected(sha256) => write!(f, "the origin sent other content: its sha256 is {sha256}"),
+            Self::Denied(denial) => write!(f, "{denial}"),
             Self::Origin(error) => write!(f, "{error}"),
             Self::Store(error) => write!(f, "{error}"),
             Self::Manifest(error) => write!(f, "{error}"),
@@ -329,6 +333,11 @@ impl FillEnd {
     pub(crate) fn into_error(self) -> super::Error {
         match self {
             Self::Stored(sha256) | Self::Rejected(sha256) => super::Error::Integrity { sha256 },
+            Self::Denied(denial) => super::Error::Denied(super::Refusal {
+                text: denial.to_string(),
+                rule: denial.rule().map(ToOwned::to_owned),
+                kind: Some(denial.kind()),
+            }),
             Self::Origin(error) => super::Error::Upstream(error),
             Self::Store(error) => super::Error::Store(error),
             Self::Manifest(error) => super::Error::Manifest(error),

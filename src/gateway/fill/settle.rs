@@ -72,6 +72,7 @@ impl Fill {
         if !computed.matches {
             return Err(FillEnd::Rejected(computed.sha256));
         }
+        self.decide_content(computed.sha256)?;
         let sha256 = computed.sha256;
         stage.commit(sha256).await.map_err(store_end)?;
         if let FillKey::Git(repo, oid) = &self.key {
@@ -80,6 +81,15 @@ impl Fill {
         }
         self.record(sha256, manifest).await?;
         Ok(sha256)
+    }
+
+    /// The digest of a git file is known only now, and policy may deny it.
+    fn decide_content(&self, sha256: Sha256) -> Result<(), FillEnd> {
+        self.peek(|state| {
+            let claims = state.claims.iter().flatten();
+            claims.map(|claim| claim.policy.decide_content(&claim.record.repo, &sha256)).find_map(Result::err)
+        })
+        .map_or(Ok(()), |denial| Err(FillEnd::Denied(Box::new(denial))))
     }
 
     /// Writes the records of all who asked, including those who join meanwhile.

@@ -1,7 +1,5 @@
 //! What an operator's request says: its body and its query, as types. Unknown fields are errors that name them.
 
-#![allow(dead_code, reason = "bodies come with the routes that have some")]
-
 use std::{fmt::Display, str::FromStr, time::Duration};
 
 use axum::extract::{FromRequest, FromRequestParts, Query, Request};
@@ -12,7 +10,10 @@ use time::{Date, OffsetDateTime, format_description::well_known::Rfc3339, macros
 use tokio::time::timeout;
 
 use super::Problem;
-use crate::hub::{Repo, RepoKind};
+use crate::{
+    admin::Id,
+    hub::{Repo, RepoKind},
+};
 
 /// Largest body in bytes. A request names one repo and its reasons.
 const LARGEST_BODY: usize = 64 * 1024;
@@ -61,6 +62,18 @@ pub(in crate::http) fn repo(name: &str, kind: Option<RepoKind>) -> Result<Repo, 
         Some(kind) => Repo::new(kind, name.strip_prefix(kind.web_prefix()).unwrap_or(name)),
     };
     repo.map_err(|error| Problem::Invalid(format!("repo: {error}")))
+}
+
+/// The body of a change that needs a reason and nothing else.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(in crate::http) struct Because {
+    pub(in crate::http) reason: String,
+}
+
+/// The id in a path.
+pub(in crate::http) fn id(text: &str) -> Result<Id, Problem> {
+    text.parse().map_err(Problem::NotFound)
 }
 
 /// A text that somebody wrote, for others to read: not empty, of one line, without control characters.

@@ -4,18 +4,22 @@
 //! other. A handler reads its request into types, has the change written to the audit log, then makes it. Errors are a
 //! [`Problem`]; their statuses are decided in [`super::error`].
 
+mod approvals;
 mod asked;
 mod audit;
 mod operator;
 mod policy;
 mod problem;
+mod repos;
+mod requests;
 mod whoami;
+mod withdrawals;
 
 use std::sync::Arc;
 
 use axum::{
     Json, Router,
-    http::{HeaderValue, Method, header},
+    http::{HeaderValue, Method, StatusCode, header},
     middleware,
     response::Response,
     routing::{MethodRouter, get, post},
@@ -24,7 +28,7 @@ use axum::{
 pub(super) use operator::Operator;
 pub(super) use problem::Problem;
 
-use super::auth::Scope::{self, Approve, Audit, Operate};
+use super::auth::Scope::{self, Approve, Audit, Operate, Request};
 use crate::{admin::Admin, gateway::Gateway, policy::PolicyHandle};
 
 /// Where it stands.
@@ -43,6 +47,9 @@ pub(super) struct Control {
 
 /// What a handler answers.
 type Answer<T> = Result<Json<T>, Problem>;
+
+/// What a handler answers that made something.
+type Created<T> = Result<(StatusCode, Json<T>), Problem>;
 
 /// One route: who may use it, and what answers.
 struct Route {
@@ -68,6 +75,19 @@ fn routes() -> Vec<Route> {
         read("/policy", &[Audit, Approve, Operate], get(policy::show)),
         change("/policy/reload", &[Operate], post(policy::reload)),
         read("/policy/explain", ANY, get(policy::explain)),
+        read("/repos", &[Audit, Operate], get(repos::list)),
+        read("/repos/show", &[Audit, Operate], get(repos::show)),
+        read("/manifest", &[Audit], get(repos::search)),
+        read("/requests", ANY, get(requests::list)),
+        change("/requests", &[Request], post(requests::ask)),
+        change("/requests/inspect", &[Approve], post(requests::inspect)),
+        read("/approvals", ANY, get(approvals::list)),
+        change("/approvals", &[Approve], post(approvals::approve)),
+        change("/approvals/{id}/revoke", &[Approve], post(approvals::revoke)),
+        change("/rejections", &[Approve], post(approvals::reject)),
+        read("/withdrawals", ANY, get(withdrawals::list)),
+        change("/withdrawals", &[Operate, Approve], post(withdrawals::withdraw)),
+        change("/withdrawals/{id}/lift", &[Approve], post(withdrawals::lift)),
     ]
 }
 

@@ -11,7 +11,7 @@ use http::request::Parts;
 use serde_json::Value;
 
 use super::{super::auth::Scope, Problem};
-use crate::admin::Change;
+use crate::admin::{Actor, Change};
 
 /// An operator whose token was known, with what the audit log says of its request. The edge puts it there.
 #[derive(Debug, Clone)]
@@ -23,6 +23,15 @@ pub(in crate::http) struct Operator {
 }
 
 impl Operator {
+    /// Who it is, for the changes that it makes.
+    pub(in crate::http) fn actor(&self) -> Actor {
+        Actor {
+            name: self.name.to_string(),
+            from: Some(self.address.to_string()),
+            request_id: Some(self.request_id.clone()),
+        }
+    }
+
     /// A change that this operator asks for.
     pub(in crate::http) fn change(
         &self,
@@ -31,15 +40,7 @@ impl Operator {
         why: Option<&str>,
         details: Value,
     ) -> Change {
-        Change {
-            who: self.name.to_string(),
-            from: Some(self.address.to_string()),
-            request_id: Some(self.request_id.clone()),
-            what: what.to_owned(),
-            subject: subject.to_string(),
-            why: why.map(ToOwned::to_owned),
-            details,
-        }
+        self.actor().change(what, subject, why, details)
     }
 }
 

@@ -11,11 +11,10 @@ use http::{HeaderValue, header};
 use serde_json::json;
 
 use super::super::{auth::Scope, error};
-use crate::{gateway, manifest, store};
+use crate::{admin, gateway, manifest, store};
 
 /// Why a request of an operator's is not answered as it wished.
 #[derive(Debug)]
-#[allow(dead_code, reason = "some come with the routes that have bodies and ids")]
 pub(in crate::http) enum Problem {
     /// No token, or none that `auth.admins` knows.
     NoToken,
@@ -42,6 +41,8 @@ pub(in crate::http) enum Problem {
     Invalid(String),
     /// What there is already speaks against it.
     Conflict(String),
+    /// What operators may do did not allow it.
+    Admin(admin::Error),
     /// The gateway, the store or the manifest could not.
     Gateway(gateway::Error),
 }
@@ -62,6 +63,7 @@ impl Problem {
             Self::TooLarge(limit) => format!("the body is larger than {limit} bytes"),
             Self::TooSlow(limit) => format!("the request's body did not arrive within {} s", limit.as_secs()),
             Self::NotFound(text) | Self::Malformed(text) | Self::Invalid(text) | Self::Conflict(text) => text.clone(),
+            Self::Admin(error) => error.to_string(),
             Self::Gateway(_) => "hubgate could not do this".into(),
         }
     }
@@ -70,6 +72,16 @@ impl Problem {
 impl From<gateway::Error> for Problem {
     fn from(error: gateway::Error) -> Self {
         Self::Gateway(error)
+    }
+}
+
+impl From<admin::Error> for Problem {
+    fn from(error: admin::Error) -> Self {
+        match error {
+            admin::Error::Store(error) => error.into(),
+            admin::Error::Manifest(error) => error.into(),
+            error => Self::Admin(error),
+        }
     }
 }
 
@@ -87,7 +99,7 @@ impl From<manifest::Error> for Problem {
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        let error::AdminFace { status, code, message, retry_after } = error::admin(&self);
+        let error::AdminFace { status, code, message, retry_after } = error::of_admins(&self);
         let body = Json(json!({ "error": { "code": code, "message": message } }));
         let mut response = (status, body).into_response();
         let headers = response.headers_mut();

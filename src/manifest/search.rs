@@ -1,0 +1,76 @@
+//! Single records out of the log, for people who ask: the newest that a filter takes, and who names a content.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use futures_util::TryStreamExt as _;
+use time::OffsetDateTime;
+
+use super::{
+    Filter, LogItem, Record, Result, WriterId, log,
+    newest::{Newest, Writers},
+};
+use crate::{hub::Sha256, store::Store};
+
+/// What a search found.
+#[derive(Debug)]
+pub struct Found {
+    /// The records, the newest first.
+    pub records: Vec<Record>,
+    /// Whether there are more.
+    pub more: bool,
+    /// How many faults the log has; `hubgate verify` says which.
+    pub faults: u64,
+}
+
+/// The newest `limit` records that the filter takes. Reads the whole log, and twice without [`Filter::history`].
+pub async fn search(store: &dyn Store, filter: &Filter, limit: usize) -> Result<Found> {
+    let mut newest_first: BTreeMap<(OffsetDateTime, WriterId, u64), Record> = BTreeMap::new();
+    let (mut more, mut faults) = (false, 0);
+    each(store, !filter.history, |item| match item {
+        Some(record) if filter.takes(&record) => {
+            newest_first.insert((record.time, record.writer.clone(), record.seq), record);
+            if newest_first.len() > limit {
+                newest_first.pop_first();
+                more = true;
+            }
+        }
+        Some(_) => {}
+        None => faults += 1,
+    })
+    .await?;
+    Ok(Found { records: newest_first.into_values().rev().collect(), more, faults })
+}
+
+/// The records by which files of these contents are served now. Reads the whole log twice.
+pub async fn holders(store: &dyn Store, contents: &BTreeSet<Sha256>) -> Result<Vec<Record>> {
+    let mut found = Vec::new();
+    each(store, true, |item| match item {
+        Some(record) if contents.contains(&record.fact.sha256) => found.push(record),
+        _ => {}
+    })
+    .await?;
+    Ok(found)
+}
+
+/// Every record of the log, or only those by which a file is served now; `None` for each fault of the log.
+async fn each(store: &dyn Store, current_only: bool, mut take: impl FnMut(Option<Record>)) -> Result<()> {
+    let newest = if current_only { Some(Newest::read(store).await?) } else { None };
+    let mut writers = Writers::default();
+    let mut items = log(store);
+    while let Some(item) = items.try_next().await? {
+        match item {
+            LogItem::Record(logged) => {
+                let word = writers.word(&logged.record);
+                let current = newest
+                    .as_ref()
+                    .is_none_or(|newest| word.is_some_and(|word| newest.is_current(&logged.record, word)));
+                if current {
+                    take(Some(logged.record));
+                }
+            }
+            LogItem::Newer(_) => {}
+            LogItem::Fault(_) => take(None),
+        }
+    }
+    Ok(())
+}
