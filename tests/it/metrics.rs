@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 
 use http::Method;
 
-use crate::support::asking::{self, Asking};
+use crate::support::{
+    asking::{self, Asking},
+    gateway::eventually,
+};
 
 /// The values of a page by name and labels. Panics where a line is not of the format.
 fn read(page: &str) -> BTreeMap<String, u64> {
@@ -30,12 +33,9 @@ async fn what_happens_is_counted_by_outcome() {
     gateway.get(&path).await;
     gateway.get("/other/x/resolve/main/a").await;
     // Counted behind the answers.
-    let after = loop {
-        let after = counted().await;
-        if after.get("hubgate_requests_total{outcome=\"denied\",status=\"4xx\"}") == Some(&1) {
-            break after;
-        }
-    };
+    let denied = "hubgate_requests_total{outcome=\"denied\",status=\"4xx\"}";
+    eventually("all three are counted", async || counted().await.get(denied) == Some(&1)).await;
+    let after = counted().await;
     assert_eq!(after["hubgate_requests_total{outcome=\"fill\",status=\"2xx\"}"], 1);
     assert_eq!(after["hubgate_requests_total{outcome=\"hit\",status=\"2xx\"}"], 1);
     assert!(after["hubgate_response_bytes_total"] >= 2 * size);
@@ -58,14 +58,13 @@ async fn with_a_second_listener_metrics_are_there_alone_and_all_listeners_are_in
     let admin = gateway.gate.admin.as_ref().unwrap();
     assert_eq!(gateway.get("/-/metrics").await.status, 404);
     gateway.get("/other/x/resolve/main/a").await;
-    loop {
+    eventually("it is counted", async || {
         let page = asking::ask(admin, Method::GET, "/-/metrics", &[], "").await;
         assert_eq!(page.status, 200);
         assert_eq!(page.header("content-type"), "text/plain; version=0.0.4; charset=utf-8");
-        if page.text().contains("hubgate_requests_total{outcome=\"denied\",status=\"4xx\"} 1") {
-            break;
-        }
-    }
+        page.text().contains("hubgate_requests_total{outcome=\"denied\",status=\"4xx\"} 1")
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -8,6 +8,8 @@ use super::*;
 
 /// Tiny, so that a test takes no time. Nothing below asserts how long anything took.
 const SOON: Duration = Duration::from_millis(50);
+/// Until a test gives up.
+const PATIENCE: Duration = Duration::from_mins(1);
 /// More than sockets and windows hold.
 const LARGE: usize = 32 << 20;
 
@@ -24,7 +26,7 @@ impl Running {
     /// Waits until all its connections are closed.
     async fn closes_all(self) {
         self.stop.cancel();
-        time::timeout(Duration::from_mins(1), self.served).await.expect("a connection is held").unwrap();
+        time::timeout(PATIENCE, self.served).await.expect("a connection is held").unwrap();
     }
 }
 
@@ -53,7 +55,7 @@ async fn a_connection_that_never_asks_is_closed_and_one_whose_answer_is_late_is_
         silent.write_all(said.as_bytes()).await.unwrap();
         let mut answer = Vec::new();
         // Closed or reset: either way over.
-        let _ = silent.read_to_end(&mut answer).await;
+        let _ = time::timeout(PATIENCE, silent.read_to_end(&mut answer)).await.expect("it is kept");
         assert!(answer.is_empty(), "{said:?}");
     }
     server.pieces.send(Bytes::from_static(b"late")).await.unwrap();
@@ -92,13 +94,13 @@ async fn an_idle_connection_of_either_version_is_closed() {
     let answer = get(&mut sender, "/").await;
     assert_eq!(answer.version(), Version::HTTP_2);
     assert_eq!(answer.into_body().collect().await.unwrap().to_bytes(), "ok tls=false");
-    let ended = time::timeout(Duration::from_mins(1), connection).await.expect("it is kept");
+    let ended = time::timeout(PATIENCE, connection).await.expect("it is kept");
     assert!(ended.unwrap().is_ok(), "with a goodbye, so that no request is lost");
 
     let mut first = TcpStream::connect(server.address).await.unwrap();
     ask(&mut first, "/").await;
     assert!(read_to(&mut first, "ok tls=false").await.starts_with("HTTP/1.1 200"));
-    let closed = time::timeout(Duration::from_mins(1), read_to(&mut first, "never"));
+    let closed = time::timeout(PATIENCE, read_to(&mut first, "never"));
     assert_eq!(closed.await.expect("it is kept"), "");
 }
 
@@ -113,7 +115,7 @@ async fn an_answer_of_http2_that_is_late_is_waited_for() {
     // As long as it takes to close one that has nothing under way.
     let (mut idle, connection) = connect_http2(&server).await;
     drop(get(&mut idle, "/").await);
-    let _ = connection.await;
+    let _ = time::timeout(PATIENCE, connection).await.expect("it is kept");
     server.pieces.send(Bytes::from_static(b"late")).await.unwrap();
     assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), "late");
 }
