@@ -29,6 +29,7 @@ use crate::{
     gateway::{Gateway, GatewayConfig},
     hooks::{Hooks, Location},
     http::{Addresses, Edge, EdgeParts, Readiness, Side, Traffic},
+    jobs::Jobs,
     manifest::{Manifest, WriterId},
     policy::{self, PolicyHandle, Severity},
     publish::Publisher,
@@ -82,6 +83,8 @@ pub struct Core {
     pub publisher: Publisher,
     /// What operators change.
     pub admin: Admin,
+    /// What they want brought in.
+    pub jobs: Jobs,
     /// Their tasks.
     pub tasks: TaskTracker,
     manifest_tasks: TaskTracker,
@@ -125,7 +128,7 @@ impl Core {
         };
         let (store, store_health) = store::watched(store);
         let (manifest_tasks, manifest_stop) = (TaskTracker::new(), CancellationToken::new());
-        let manifest = Manifest::start(store.clone(), writer, &manifest_tasks, manifest_stop.clone());
+        let manifest = Manifest::start(store.clone(), writer.clone(), &manifest_tasks, manifest_stop.clone());
         let origin = upstream.endpoint_host();
         let admin = Admin::new(&config.approvals, store.clone(), policy.clone(), manifest.clone(), origin);
         let tasks = TaskTracker::new();
@@ -141,6 +144,7 @@ impl Core {
         let hooks = Hooks::new(config.hooks.clone(), store.clone(), Location::of(&config.store));
         let publisher = Publisher::new(&config.publish, store.clone(), gateway.clone(), policy.clone(), hooks);
         let publisher = publisher.map_err(StartError::Misconfigured)?;
+        let jobs = Jobs::new(config.jobs.clone(), store.clone(), gateway.clone(), writer);
         Ok(Self {
             store,
             store_health,
@@ -149,6 +153,7 @@ impl Core {
             gateway,
             publisher,
             admin,
+            jobs,
             tasks,
             manifest_tasks,
             manifest_stop,
@@ -213,6 +218,7 @@ impl App {
         let parts = EdgeParts {
             gateway: core.gateway.clone(),
             admin: core.admin.clone(),
+            jobs: core.jobs.clone(),
             policy: core.policy.clone(),
             auth: config.auth.clone(),
             addresses,
@@ -278,6 +284,11 @@ impl App {
             }
         }
         background.spawn("the policy folder", self.core.policy.clone().watch(stop.clone()));
+        let readiness = self.readiness.clone();
+        let admin = self.core.admin.clone();
+        // What was withdrawn must be known before anything comes in.
+        let may_begin = move || readiness.has_store() && admin.is_read();
+        background.spawn("the jobs", self.core.jobs.clone().run(may_begin, stop.clone()));
         background.spawn("SIGHUP", on_hangup(self.core.policy.clone(), self.tls.clone(), stop.clone()));
         if let Some(tls) = &self.tls {
             background.spawn("the certificates", watch_tls(tls.clone(), stop.clone()));

@@ -7,7 +7,9 @@ mod admin;
 mod healthcheck;
 mod manifest;
 mod policy;
+mod preseed;
 mod publish;
+mod references;
 mod remote;
 mod store;
 mod sync;
@@ -65,6 +67,8 @@ enum Command {
     Healthcheck(healthcheck::HealthcheckArgs),
     /// Brings whole repos in, as policy lets them, and writes the manifest as CSV. Needs no running gateway.
     Sync(sync::SyncArgs),
+    /// Has a running gateway bring a whole repo in, and watches it.
+    Preseed(preseed::PreseedArgs),
     /// What may come in, and why.
     #[command(subcommand)]
     Policy(policy::PolicyCommand),
@@ -182,6 +186,10 @@ impl Cli {
         if let Command::Token(command) = &self.command {
             return token::run(command);
         }
+        // Asks another process, whose configuration counts.
+        if let Command::Preseed(args) = &self.command {
+            return preseed::run(args);
+        }
         let mut flags = self.sources.set;
         if let Command::Serve(ServeArgs { listen: Some(listen) }) = &self.command {
             flags.push(("server.listen".into(), listen.clone()));
@@ -192,6 +200,7 @@ impl Cli {
             Command::CheckConfig => check_config(&loaded),
             Command::Healthcheck(args) => healthcheck::run(&loaded, &args),
             Command::Sync(args) => sync::run(&loaded, &args),
+            Command::Preseed(args) => preseed::run(&args),
             Command::Policy(command) => policy::run(&loaded, &command),
             Command::Manifest(command) => manifest::run(&loaded, &command),
             Command::Verify(args) => store::verify(&loaded, &args),

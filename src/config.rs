@@ -25,6 +25,7 @@ use crate::{
     gateway::{FillConfig, LimitsConfig},
     hooks::HooksConfig,
     http::{Addresses, AuthConfig},
+    jobs::JobsConfig,
     policy::{EnvLists, PolicyConfig},
     publish::PublishConfig,
     server::{ServerConfig, Tls},
@@ -53,6 +54,8 @@ pub struct Config {
     pub policy: PolicyConfig,
     /// Transfers that are under way.
     pub fill: FillConfig,
+    /// Whole repos that are brought in behind clients' traffic.
+    pub jobs: JobsConfig,
     /// Who may ask.
     pub auth: AuthConfig,
     /// Whether admins may approve repos while hubgate runs.

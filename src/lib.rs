@@ -9,6 +9,7 @@ pub mod gateway;
 pub mod hooks;
 pub mod http;
 pub mod hub;
+pub mod jobs;
 pub mod manifest;
 pub mod policy;
 pub mod publish;

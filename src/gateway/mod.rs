@@ -50,7 +50,8 @@ pub use fill::FillConfig;
 pub use inspect::Inspection;
 pub use limits::{ClientLimits, LimitsConfig};
 pub use mirror::{
-    Completed, CompletedFile, Completions, Fetched, FileProgress, FileState, Plan, Planned, PlannedFile, Sum, Sums,
+    Completed, CompletedFile, Completions, Fetched, FileProgress, FileState, NamedBy, Plan, Planned, PlannedFile,
+    Reference, References, Standing, Sum, Sums,
 };
 pub use publishable::{Publishability, Publishable, PublishableFile};
 pub use snapshot::StoredSnapshots;

@@ -49,6 +49,7 @@ pub use payload::Payload;
 use crate::{
     admin::Admin,
     gateway::{Asker, Gateway},
+    jobs::Jobs,
     policy::{PolicyHandle, RefusalForm},
     server::{Handle, Peer},
     store::StoreHealth,
@@ -65,6 +66,8 @@ pub struct EdgeParts {
     pub gateway: Gateway,
     /// What operators change.
     pub admin: Admin,
+    /// What they want brought in.
+    pub jobs: Jobs,
     /// The policy in force.
     pub policy: Arc<PolicyHandle>,
     /// `[auth]`.

@@ -34,7 +34,7 @@ impl Readiness {
     }
 
     /// Whether it has.
-    pub(super) fn has_store(&self) -> bool {
+    pub fn has_store(&self) -> bool {
         self.store.load(Ordering::Relaxed)
     }
 
@@ -102,8 +102,12 @@ pub(super) fn router(parts: &EdgeParts, side: Side) -> Router {
         store: parts.store.clone(),
         traffic: parts.traffic.clone(),
     };
-    let control =
-        admin::Control { gateway: parts.gateway.clone(), admin: parts.admin.clone(), policy: parts.policy.clone() };
+    let control = admin::Control {
+        gateway: parts.gateway.clone(),
+        admin: parts.admin.clone(),
+        policy: parts.policy.clone(),
+        jobs: parts.jobs.clone(),
+    };
     let health = Router::new().route("/-/livez", get(livez)).route("/-/readyz", get(readyz));
     let routes = match side {
         Side::Public => health,

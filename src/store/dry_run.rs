@@ -1,9 +1,11 @@
 //! A store that is read and never written: what is put into it stays in memory and is forgotten with it. For
-//! runs that only say what they would do.
+//! runs that only say what they would do. They may look into small files, so a small blob can be staged.
 
 use std::{
     collections::HashMap,
+    fs::File,
     ops::Range,
+    os::unix::fs::FileExt as _,
     sync::{Arc, Mutex, PoisonError},
     time::SystemTime,
 };
@@ -17,15 +19,19 @@ use futures_util::{
 
 use super::{
     Copied, CopyFacts, Error, ErrorKind, Key, Object, ObjectMeta, Prefix, Probe, PutMode, PutOutcome, Result, Stage,
-    Store,
+    Store, blocking,
 };
+use crate::hub::Sha256;
 
 /// Some store beneath, or none, and what would have been written to it.
 #[derive(Debug)]
 pub struct DryRun {
     beneath: Option<Arc<dyn Store>>,
-    written: Mutex<HashMap<Key, Written>>,
+    written: Arc<Mutex<HashMap<Key, Written>>>,
 }
+
+/// The largest blob that a dry run brings in to look into it, in bytes.
+const LARGEST_STAGE: u64 = 2 * 1024 * 1024;
 
 /// What this run has done to an object.
 #[derive(Debug, Clone)]
@@ -37,7 +43,7 @@ enum Written {
 impl DryRun {
     /// Over a store; `None` means one that is still to be made.
     pub fn over(beneath: Option<Arc<dyn Store>>) -> Self {
-        Self { beneath, written: Mutex::default() }
+        Self { beneath, written: Arc::default() }
     }
 
     fn written(&self, key: &Key) -> Option<Written> {
@@ -89,11 +95,19 @@ impl Store for DryRun {
         Ok(PutOutcome::Written)
     }
 
-    async fn stage(&self, _: u64, _: Option<crate::hub::Sha256>) -> Result<Box<dyn Stage>> {
-        Err(Error::new(ErrorKind::Misconfigured("a dry run stores nothing".into())))
+    async fn stage(&self, size: u64, _: Option<Sha256>) -> Result<Box<dyn Stage>> {
+        if size > LARGEST_STAGE {
+            return Err(Error::new(ErrorKind::Misconfigured("a dry run stores nothing".into())));
+        }
+        let file = blocking(move || {
+            let file = tempfile::tempfile()?;
+            file.set_len(size)?;
+            Ok(file)
+        });
+        Ok(Box::new(Look { file: Arc::new(file.await?), size, written: self.written.clone() }))
     }
 
-    async fn copy(&self, _: &crate::hub::Sha256, _: &Key, _: &CopyFacts) -> Result<Copied> {
+    async fn copy(&self, _: &Sha256, _: &Key, _: &CopyFacts) -> Result<Copied> {
         Err(Error::new(ErrorKind::Misconfigured("a dry run publishes nothing".into())))
     }
 
@@ -123,10 +137,40 @@ impl Store for DryRun {
     }
 }
 
+/// A small blob on its way into memory.
+struct Look {
+    file: Arc<File>,
+    size: u64,
+    written: Arc<Mutex<HashMap<Key, Written>>>,
+}
+
+#[async_trait]
+impl Stage for Look {
+    fn file(&self) -> Arc<File> {
+        self.file.clone()
+    }
+
+    async fn advance(&mut self, upto: u64) -> Result<u64> {
+        Ok(upto)
+    }
+
+    async fn commit(self: Box<Self>, sha256: Sha256) -> Result<()> {
+        let (file, size) = (self.file.clone(), self.size);
+        let content = blocking(move || {
+            let mut content = vec![0; usize::try_from(size).unwrap_or(usize::MAX)];
+            file.read_exact_at(&mut content, 0)?;
+            Ok(content)
+        });
+        let content = Written::Put(content.await?.into());
+        self.written.lock().unwrap_or_else(PoisonError::into_inner).insert(Key::blob(&sha256), content);
+        Ok(())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{hub::Sha256, manifest::testing::MemoryStore};
+    use crate::manifest::testing::MemoryStore;
 
     #[tokio::test]
     async fn what_is_written_is_read_back_and_never_reaches_the_store_beneath() {
@@ -142,7 +186,13 @@ mod tests {
         assert!(dry.get(&new, 2).await.is_err(), "the limit holds");
         dry.delete(&old).await.unwrap();
         assert!(dry.head(&old).await.unwrap().is_none() && dry.head(&new).await.unwrap().is_some());
-        assert!(dry.stage(1, None).await.is_err());
+        assert!(dry.stage(LARGEST_STAGE + 1, None).await.is_err());
+        let (content, sha256) = ("{}", Sha256::of(b"{}"));
+        let mut small = dry.stage(2, None).await.unwrap();
+        small.file().write_all_at(content.as_bytes(), 0).unwrap();
+        assert_eq!(small.advance(2).await.unwrap(), 2);
+        small.commit(sha256).await.unwrap();
+        assert_eq!(dry.get(&Key::blob(&sha256), 10).await.unwrap().unwrap(), content);
         assert_eq!((beneath.keys(""), beneath.object(old.as_str())), (before, Bytes::from("old")));
     }
 

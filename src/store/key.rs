@@ -176,6 +176,11 @@ impl Key {
         Some((repo, commit.parse().ok()?))
     }
 
+    /// One object of a job: `request.json`, `runs/<writer>.json`, `cancelled-<n>.json`, `retry-<n>.json`.
+    pub fn job(id: &str, part: &str) -> Self {
+        Self(format!("jobs/{id}/{part}"))
+    }
+
     /// The repo whose identity this is; `None` for any other key.
     pub fn identified(&self) -> Option<Repo> {
         let (kind, segment) = self.0.strip_prefix("repos/")?.strip_suffix(".json")?.split_once('/')?;
@@ -293,6 +298,16 @@ impl Prefix {
     /// All requests.
     pub fn requests() -> Self {
         Self("requests/".into())
+    }
+
+    /// All jobs.
+    pub fn jobs() -> Self {
+        Self("jobs/".into())
+    }
+
+    /// The objects of one job.
+    pub fn job(id: &str) -> Self {
+        Self(format!("jobs/{id}/"))
     }
 
     /// The text; empty or ending in `/`.

@@ -17,6 +17,7 @@ mod manifest;
 mod metrics;
 mod mirror;
 mod outage;
+mod preseed;
 mod proxies;
 mod publish;
 mod serving;

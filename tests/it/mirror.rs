@@ -107,7 +107,7 @@ async fn a_dry_runs_plan_writes_nothing() {
     let dry = gate.gateway.dry_run();
     let plan = dry.plan(&job(), &"acme/tiny".parse().unwrap(), &main, &Selection::default()).await.unwrap();
     assert!(planned(&plan).sums().missing.files > 0);
-    assert!(dry.fetch(&job(), &plan, 4, &quiet).await.unwrap().completed.is_none(), "it can store nothing");
+    dry.fetch(&job(), &plan, 4, &quiet).await.unwrap();
     assert_eq!(all_of(&gate).await, before);
 }
 

@@ -427,3 +427,27 @@ async fn what_publish_names_is_copied_when_it_is_whole_unless_the_hook_says_no()
     assert!(ran.said.contains("acme/copy not published: "), "{}", ran.said);
     assert!(!copies.join("copy").exists());
 }
+
+#[tokio::test]
+async fn a_dry_run_lists_what_a_repo_names_beyond_itself_and_stores_nothing_for_it() {
+    let adapter = NewCommit::new("one").file("README.md", "---\nlicense: mit\n---\n");
+    let adapter = adapter.file("adapter_config.json", "{\"base_model_name_or_path\": \"far/away\"}");
+    let hub = Standin::builder().repo(RepoBuilder::model("acme/adapter").commit(adapter)).start().await;
+    let root = set_up(&hub, "");
+    let ran = synced(root.path(), &["--dry-run", "--repo", "acme/adapter"]).await;
+    assert_eq!(ran.code, 0, "{}{}", ran.said, ran.complaints);
+    assert!(
+        ran.said.contains("names beyond itself:") && ran.said.contains("far/away@main (acme/adapter"),
+        "{}",
+        ran.said
+    );
+    assert!(
+        ran.said.contains("): denied: Blocked by hubgate policy: no allow rule names the model far/away"),
+        "{}",
+        ran.said
+    );
+    let json = synced(root.path(), &["--dry-run", "--json", "--repo", "acme/adapter"]).await.json();
+    assert_eq!(json["repos"][0]["references"]["repos"][0]["standing"], "denied", "{json:#}");
+    assert_eq!(hub.requests("far/away*").len(), 0);
+    assert!(!root.path().join("store").exists(), "a dry run makes no store");
+}

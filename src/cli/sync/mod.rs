@@ -98,7 +98,13 @@ async fn sync(loaded: &Loaded, core: &Core, args: &SyncArgs, wanted: &[Wanted]) 
         .await;
     let mut run = Run::new(args.dry_run);
     if args.dry_run {
-        run.repos.extend(wanted.iter().zip(&plans).map(|(wanted, plan)| Outcome::planned(wanted, plan)));
+        for (wanted, plan) in wanted.iter().zip(&plans) {
+            let mut outcome = Outcome::planned(wanted, plan);
+            if let Ok(plan) = plan {
+                outcome.refers_to(core.gateway.references(&asker, plan).await);
+            }
+            run.repos.push(outcome);
+        }
         return tell(&run, args);
     }
     let show = Show::of(plans.iter().flatten());

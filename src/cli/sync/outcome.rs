@@ -8,9 +8,9 @@ use std::{
 use bytesize::ByteSize;
 use serde_json::{Value, json};
 
-use super::wanted::Wanted;
+use super::{super::references::write_references, wanted::Wanted};
 use crate::{
-    gateway::{self, Fetched, FileState, Plan, Planned, PlannedFile, Sum, Sums},
+    gateway::{self, Fetched, FileState, Plan, Planned, PlannedFile, References, Sum, Sums},
     hub::Repo,
     publish,
 };
@@ -56,6 +56,8 @@ struct Work {
     /// What became of the copies for direct readers.
     published: Vec<String>,
     unpublished: Vec<String>,
+    /// What the repo names beyond itself; only a dry run asks.
+    references: Option<References>,
 }
 
 impl Outcome {
@@ -71,6 +73,7 @@ impl Outcome {
                 failed: Vec::new(),
                 published: Vec::new(),
                 unpublished: Vec::new(),
+                references: None,
             })),
         };
         let (repo, revision) = (wanted.repo.to_string(), wanted.revision.to_string());
@@ -86,6 +89,13 @@ impl Outcome {
             }
             (end, Err(error)) => *end = End::Failed(error.to_string()),
             (End::Refused(_) | End::Failed(_), Ok(_)) => {}
+        }
+    }
+
+    /// Takes in what the repo names beyond itself.
+    pub(super) fn refers_to(&mut self, references: References) {
+        if let End::Planned(work) = &mut self.end {
+            work.references = Some(references);
         }
     }
 
@@ -174,6 +184,9 @@ impl Outcome {
         for (path, reason) in &work.failed {
             writeln!(out, "  failed    {path}: {reason}")?;
         }
+        if let Some(references) = &work.references {
+            write_references(out, references)?;
+        }
         for line in work.published.iter().chain(&work.unpublished) {
             writeln!(out, "  {line}")?;
         }
@@ -186,7 +199,7 @@ impl Outcome {
             End::Refused(text) => json!({ "state": "refused", "reason": text }),
             End::Failed(text) => json!({ "state": "failed", "reason": text }),
             End::Planned(work) => {
-                let Work { planned, sums, fetched, found, failed, published, unpublished } = &**work;
+                let Work { planned, sums, fetched, found, failed, published, unpublished, references } = &**work;
                 let state = if !self.is_fine() {
                     "incomplete"
                 } else if dry_run {
@@ -210,6 +223,7 @@ impl Outcome {
                     "failed": failed,
                     "published": published,
                     "unpublished": unpublished,
+                    "references": references,
                     "files": planned.files.iter().map(file_json).collect::<Vec<_>>(),
                 })
             }

@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use futures_util::{StreamExt as _, stream};
+use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use tokio::time::Instant;
 
 use super::{
@@ -66,8 +66,8 @@ pub struct Fetched {
 }
 
 /// How one file came to be here.
-struct Brought {
-    sha256: Sha256,
+pub(super) struct Brought {
+    pub(super) sha256: Sha256,
     fetched: bool,
 }
 
@@ -89,9 +89,17 @@ impl Gateway {
         // The largest first, or the last one would be waited for alone.
         wanted.sort_by_key(|file| std::cmp::Reverse(file.size));
         let outages = AtomicU32::new(0);
-        let one = |file| self.bring_reported(asker, plan, planned, file, &outages, progress);
-        let ends: Vec<(&PlannedFile, Result<Brought>)> =
-            stream::iter(wanted.into_iter().map(one)).buffer_unordered(concurrency.max(1)).collect().await;
+        let mut wanted = wanted.into_iter();
+        let (mut coming, mut ends) = (FuturesUnordered::new(), Vec::with_capacity(wanted.len()));
+        loop {
+            while coming.len() < concurrency.max(1)
+                && let Some(file) = wanted.next()
+            {
+                coming.push(self.bring_reported(asker, plan, planned, file, &outages, progress));
+            }
+            let Some(end) = coming.next().await else { break };
+            ends.push(end);
+        }
         let mut fetched = Fetched::default();
         let mut files: Vec<CompletedFile> = planned.files.iter().filter_map(stored_file).collect();
         for (file, end) in ends {
@@ -147,7 +155,7 @@ impl Gateway {
     }
 
     /// Brings one file in. Policy is asked again: it may have changed since the plan was made.
-    async fn bring(
+    pub(super) async fn bring(
         &self,
         asker: &Asker,
         plan: &Plan,

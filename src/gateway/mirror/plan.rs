@@ -6,7 +6,7 @@ use std::{
     sync::Arc,
 };
 
-use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use futures_util::{FutureExt as _, StreamExt as _, TryStreamExt as _, future::BoxFuture, stream};
 use serde::Serialize;
 
 use crate::{
@@ -180,19 +180,20 @@ impl Gateway {
         for number in 0..snapshot.index.pieces() {
             let piece = self.snapshots.piece(&snapshot, number).await?;
             let nodes = piece.nodes.iter().filter_map(|node| Some((node, node.blob_id()?)));
-            let planned: Vec<PlannedFile> = stream::iter(nodes.map(|(node, blob)| {
+            let looks = nodes.map(|(node, blob)| {
                 let (repo, rule, recorded) = (&repo, &approved.rule, recorded.get(&node.path));
-                async move {
+                let look = async move {
                     let state = match left_out(rule, node, selection) {
                         Some(state) => state,
                         None => self.state(repo, node.size, blob, recorded.map(|entry| &**entry)).await?,
                     };
                     Ok::<_, Error>(PlannedFile { path: node.path.clone(), size: node.size, blob, state })
-                }
-            }))
-            .buffered(LOOKS_AT_ONCE)
-            .try_collect()
-            .await?;
+                };
+                // Boxed, or a task that plans would not be seen to be `Send`.
+                look.boxed()
+            });
+            let looks: Vec<BoxFuture<'_, Result<PlannedFile>>> = looks.collect();
+            let planned: Vec<PlannedFile> = stream::iter(looks).buffered(LOOKS_AT_ONCE).try_collect().await?;
             files.extend(planned.into_iter().map(|mut file| {
                 // The same content twice comes once.
                 if file.state == FileState::Missing && !to_come.insert(file.blob) {

@@ -9,6 +9,7 @@ mod asked;
 mod audit;
 mod operator;
 mod policy;
+mod preseed;
 mod problem;
 mod repos;
 mod requests;
@@ -29,7 +30,7 @@ pub(super) use operator::Operator;
 pub(super) use problem::Problem;
 
 use super::auth::Scope::{self, Approve, Audit, Operate, Request};
-use crate::{admin::Admin, gateway::Gateway, policy::PolicyHandle};
+use crate::{admin::Admin, gateway::Gateway, jobs::Jobs, policy::PolicyHandle};
 
 /// Where it stands.
 pub(super) const ROOT: &str = "/-/admin/v1";
@@ -43,6 +44,7 @@ pub(super) struct Control {
     pub(super) gateway: Gateway,
     pub(super) admin: Admin,
     pub(super) policy: Arc<PolicyHandle>,
+    pub(super) jobs: Jobs,
 }
 
 /// What a handler answers.
@@ -88,6 +90,11 @@ fn routes() -> Vec<Route> {
         read("/withdrawals", ANY, get(withdrawals::list)),
         change("/withdrawals", &[Operate, Approve], post(withdrawals::withdraw)),
         change("/withdrawals/{id}/lift", &[Approve], post(withdrawals::lift)),
+        read("/preseed", &[Operate, Audit], get(preseed::list)),
+        change("/preseed", &[Operate], post(preseed::ask)),
+        read("/preseed/{id}", &[Operate, Audit], get(preseed::show)),
+        change("/preseed/{id}/cancel", &[Operate], post(preseed::cancel)),
+        change("/preseed/{id}/retry", &[Operate], post(preseed::retry)),
     ]
 }
 
