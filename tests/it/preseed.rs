@@ -259,19 +259,27 @@ async fn a_job_that_policy_refuses_fails_with_policys_words_and_asks_nothing_ups
 }
 
 #[tokio::test]
-async fn a_repo_that_is_withdrawn_while_its_job_runs_fails_it_at_the_next_file() {
-    let hub = Standin::builder().repo(repo("acme/mixed")).start().await;
-    let gate = start(&hub).await;
-    let held = stall(&hub, "acme/mixed/a.safetensors");
-    let asked = preseed(&gate.client, json!({ "repo": "acme/mixed" })).await;
-    has_begun(&gate.client, &asked["id"]).await;
-    gate.set_policy(&format!("{POLICY}[[deny]]\nrepo = \"acme/mixed\"\nreason = \"withdrawn in November\"\n")).unwrap();
-    hub.clear_fault(held);
-    let job = reaches(&gate.client, &asked["id"], "failed").await;
-    assert!(job["reason"].as_str().unwrap().contains("withdrawn in November"), "{job:#}");
-    assert_eq!(file(&job, "b.safetensors")["state"], "failed");
-    assert_eq!(hub.counters().file_bytes("acme/mixed/b.safetensors"), 0);
-    gate.stop().await;
+async fn a_repo_that_is_denied_or_withdrawn_while_its_job_runs_fails_it_at_the_next_file() {
+    for how in ["by the policy folder", "by an admin"] {
+        let hub = Standin::builder().repo(repo("acme/mixed")).start().await;
+        let gate = start(&hub).await;
+        let held = stall(&hub, "acme/mixed/a.safetensors");
+        let asked = preseed(&gate.client, json!({ "repo": "acme/mixed" })).await;
+        has_begun(&gate.client, &asked["id"]).await;
+        if how == "by an admin" {
+            let body = json!({ "repo": "acme/mixed", "reason": "withdrawn in November" });
+            assert_eq!(post(&gate.client, "/withdrawals", &body).await.0, 201);
+        } else {
+            let deny = "[[deny]]\nrepo = \"acme/mixed\"\nreason = \"withdrawn in November\"\n";
+            gate.set_policy(&format!("{POLICY}{deny}")).unwrap();
+        }
+        hub.clear_fault(held);
+        let job = reaches(&gate.client, &asked["id"], "failed").await;
+        assert!(job["reason"].as_str().unwrap().contains("withdrawn in November"), "{how}: {job:#}");
+        assert_eq!(file(&job, "b.safetensors")["state"], "failed", "{how}");
+        assert_eq!(hub.counters().file_bytes("acme/mixed/b.safetensors"), 0, "{how}");
+        gate.stop().await;
+    }
 }
 
 #[tokio::test]
