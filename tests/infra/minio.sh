@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # minio.sh start DIR PORT [https] [setups] | stop DIR
-# A real MinIO on loopback with the bucket `models` and two users beside root: `hubgate`, which may do what a
-# gateway needs in that bucket and nothing else, and `workload`, which may only read below mirrors/hf/.
+# A real MinIO on loopback with the bucket `models` and two users beside root, with the policies that policy/bucket
+# ships: `hubgate`, which keeps below hubgate/ and publishes below mirrors/hf/, and `workload`, which only reads the latter.
 # Prints the endpoint and the gateway's keys as JSON. PORT+1 is MinIO's console.
 #   https   speaks https, with a certificate of the authority DIR/ca.pem (`ca_file` in the JSON)
 #   setups  has what a gateway's probe must judge: the users `reader`, who may only read, and `blind`, who may not see the
@@ -41,19 +41,7 @@ launch "$DIR" "$CACHE/bin/minio" server "$DIR/data" --address "127.0.0.1:$PORT" 
 ready "$DIR" curl -fsS "${TRUST[@]}" "$URL/minio/health/live"
 
 mc() { "$CACHE/bin/mc" --config-dir "$DIR/mc" "${TRUST[@]}" --quiet "$@" >> "$DIR/mc.log" 2>&1 || { tail -n 20 "$DIR/mc.log" >&2; stop "$DIR"; fail "mc $1 $2 failed"; }; }
-cat > "$DIR/hubgate.json" <<'P'
-{"Version": "2012-10-17", "Statement": [
-  {"Effect": "Allow", "Action": ["s3:ListBucket", "s3:GetBucketLocation", "s3:ListBucketMultipartUploads", "s3:GetLifecycleConfiguration", "s3:GetBucketVersioning"],
-   "Resource": ["arn:aws:s3:::models", "arn:aws:s3:::versioned", "arn:aws:s3:::expiring"]},
-  {"Effect": "Allow", "Action": ["s3:GetObject", "s3:PutObject", "s3:DeleteObject", "s3:AbortMultipartUpload", "s3:ListMultipartUploadParts"],
-   "Resource": ["arn:aws:s3:::models/*", "arn:aws:s3:::versioned/*", "arn:aws:s3:::expiring/*"]}]}
-P
-cat > "$DIR/workload.json" <<'P'
-{"Version": "2012-10-17", "Statement": [
-  {"Effect": "Allow", "Action": ["s3:GetObject"], "Resource": ["arn:aws:s3:::models/mirrors/hf/*"]},
-  {"Effect": "Allow", "Action": ["s3:ListBucket"], "Resource": ["arn:aws:s3:::models"],
-   "Condition": {"StringLike": {"s3:prefix": ["mirrors/hf/*"]}}}]}
-P
+cp "$ROOT"/policy/bucket/{hubgate,workload}.json "$DIR/"
 cat > "$DIR/reader.json" <<'P'
 {"Version": "2012-10-17", "Statement": [
   {"Effect": "Allow", "Action": ["s3:GetObject", "s3:ListBucket"], "Resource": ["arn:aws:s3:::models", "arn:aws:s3:::models/*"]}]}
@@ -72,6 +60,10 @@ for user in hubgate workload ${SETUPS:+reader blind}; do
 done
 if [ -n "$SETUPS" ]; then
   mc mb --ignore-existing local/versioned local/expiring
+  # hubgate's own policy, for these two buckets as well.
+  sed 's|"arn:aws:s3:::models\(/*[^"]*\)"|"arn:aws:s3:::versioned\1", "arn:aws:s3:::expiring\1"|g' "$DIR/hubgate.json" > "$DIR/more.json"
+  mc admin policy create local more "$DIR/more.json"
+  mc admin policy attach local more --user hubgate
   mc version enable local/versioned
   mc ilm rule add --expire-days 30 local/expiring
 fi

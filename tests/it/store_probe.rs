@@ -117,10 +117,11 @@ async fn a_clock_that_is_two_hours_off_stops_the_program_with_both_times() {
 
 fn in_toml(s3: &S3Config) -> String {
     format!(
-        "store.kind = \"s3\"\nstore.s3.endpoint = {:?}\nstore.s3.bucket = {:?}\nstore.s3.access_key = {:?}\n\
+        "store.kind = \"s3\"\nstore.s3.endpoint = {:?}\nstore.s3.bucket = {:?}\nstore.s3.prefix = {:?}\nstore.s3.access_key = {:?}\n\
          store.s3.secret_key = {:?}",
         s3.endpoint.as_deref().unwrap(),
         s3.bucket,
+        s3.prefix,
         s3.access_key.as_deref().unwrap(),
         s3.secret_key.as_ref().unwrap().expose_secret(),
     )
