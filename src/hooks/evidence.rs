@@ -72,7 +72,8 @@ impl Run {
 
     /// The last line that it said, for logs.
     pub(super) fn last_line(&self) -> &str {
-        let both = [self.ended.stderr.as_str(), self.ended.stdout.as_str()];
+        let Ended { stdout, stderr, .. } = &self.ended;
+        let both = if self.verdict() == Verdict::Passed { [stdout, stderr] } else { [stderr, stdout] };
         both.iter().flat_map(|text| text.lines().rev()).map(str::trim).find(|line| !line.is_empty()).unwrap_or_default()
     }
 }

@@ -215,13 +215,16 @@ impl Publisher {
     /// The store's trouble; the next look goes on where this one stopped.
     pub async fn unpublish(&self, repo: &Repo, reason: &str) -> Result<usize> {
         let place = self.0.place.as_ref().ok_or(Error::NoPlace)?;
-        let mut removed = 0;
+        let (mut removed, mut changed) = (0, false);
         for (target, record) in self.0.records.all().await? {
-            if target.repo.same_name(repo) {
+            if target.repo.same_name(repo) && !self.is_gone(&target, &record).await? {
                 removed += self.remove(&target, record, reason).await?;
+                changed = true;
             }
         }
-        catalogue::write(&self.0.records, place).await?;
+        if changed {
+            catalogue::write(&self.0.records, place).await?;
+        }
         Ok(removed)
     }
 

@@ -26,6 +26,12 @@ const LOOK_EVERY: Duration = Duration::from_mins(1);
 /// How often it is noticed that the policy or the day is another: what it refuses now is removed within that.
 const NOTICE_EVERY: Duration = Duration::from_secs(2);
 
+/// How often nothing is believed settled: somebody may have taken away copies, or what they are copies of.
+const AFRESH_EVERY: Duration = Duration::from_hours(1);
+
+/// How long what was removed is looked at for leftovers: a publisher that was stopped may have had a copy on its way.
+const LEFT_WITHIN: Duration = Duration::from_hours(1);
+
 /// What was looked at: a set of copies, or one of `publish.repos`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) enum Looked {
@@ -100,7 +106,10 @@ impl Publisher {
         done: &mut Reconciled,
     ) -> Result<bool> {
         if matches!(record.state, State::Unpublishing | State::Unpublished) {
-            // A publisher that was stopped in the middle of a copy may have left it.
+            let is_old = time::OffsetDateTime::now_utc() - record.at > LEFT_WITHIN;
+            if record.state == State::Unpublished && (is_old || self.is_gone(target, &record).await?) {
+                return Ok(true);
+            }
             let reason = record.reason.clone().unwrap_or_default();
             if self.remove(target, record, &reason).await? > 0 {
                 done.lines.push(format!("{}: removed what was left", target.repo));
@@ -134,8 +143,12 @@ impl Publisher {
         if !self.has_place() || stop.run_until_cancelled(opened.cancelled()).await.is_none() {
             return;
         }
-        let mut last = None;
+        let (mut last, mut afresh) = (None, Instant::now());
         loop {
+            if afresh.elapsed() >= AFRESH_EVERY {
+                self.believe_nothing();
+                afresh = Instant::now();
+            }
             let now = (self.0.policy.current().digest(), today());
             if last.is_none_or(|(at, policy): (Instant, _)| policy != now || at.elapsed() >= LOOK_EVERY) {
                 match stop.run_until_cancelled(self.reconcile()).await {
@@ -166,6 +179,12 @@ impl Publisher {
                 }
             }
         }
+    }
+
+    /// Forgets what was found settled, so that the next look asks everything again: to be called where something
+    /// other than the policy has changed what may be published, such as a withdrawal.
+    pub fn believe_nothing(&self) {
+        self.0.settled.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
     fn is_settled(&self, name: &Looked, now: Settled) -> bool {

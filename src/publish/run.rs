@@ -175,6 +175,16 @@ impl Publisher {
         Ok(stream::iter(deletes).buffer_unordered(AT_ONCE).try_collect::<()>().await?)
     }
 
+    /// Whether a set of copies was removed and nothing of it is left, as by a publisher that was stopped in the middle
+    /// of a copy.
+    pub(super) async fn is_gone(&self, target: &Target, record: &Record) -> Result<bool> {
+        if record.state != State::Unpublished {
+            return Ok(false);
+        }
+        let found = self.look(&record.prefix.parse().map_err(Error::Clash)?, target).await?;
+        Ok(found.files.is_empty() && found.strange.is_empty() && !found.has_marker)
+    }
+
     /// Removes a set of copies, whoever is publishing it. Returns how many files went.
     pub(super) async fn remove(&self, target: &Target, record: Record, reason: &str) -> Result<usize> {
         let gate = self.gate(target);
@@ -225,18 +235,24 @@ impl Publisher {
         if let Some(file) = whole.files.iter().find(own) {
             return clash(format!("{repo} can't be published: its file {} has a name of hubgate's own", file.path));
         }
-        if !repo.id().contains('/') || self.0.wanted.iter().any(|wanted| lies_inside(&wanted.repo, repo)) {
-            for (other, record) in self.0.records.all().await? {
-                if record.state != State::Unpublished && lies_inside(repo, &other.repo) {
-                    return clash(format!(
-                        "{repo} can't be published: the copies of {} would lie inside its own, or the other way round; \
-                         unpublish one of them",
-                        other.repo
-                    ));
-                }
+        let outer = repo.id().split_once('/').and_then(|(owner, _)| Repo::new(repo.kind(), owner).ok());
+        let others = match outer {
+            Some(repo) => {
+                let target = Target { repo, commit: None };
+                self.0.records.read(&target).await?.map(|record| (target, record)).into_iter().collect()
             }
+            None => self.0.records.all().await?,
+        };
+        let is_there =
+            |(other, record): &&(Target, Record)| record.state != State::Unpublished && lies_inside(repo, &other.repo);
+        match others.iter().find(is_there) {
+            None => Ok(()),
+            Some((other, _)) => clash(format!(
+                "{repo} can't be published: the copies of {} would lie inside its own, or the other way round; \
+                 unpublish one of them",
+                other.repo
+            )),
         }
-        Ok(())
     }
 }
 

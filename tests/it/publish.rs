@@ -335,3 +335,14 @@ async fn where_the_rule_asks_for_a_hook_that_has_not_run_clients_start_nothing()
 fn demand() -> String {
     POLICY.replacen("repo = \"acme/*\"", "repo = \"acme/*\"\nhook = \"required\"", 1)
 }
+
+#[tokio::test]
+async fn a_repo_with_a_file_of_hubgates_own_name_is_not_published() {
+    let hub =
+        Standin::builder().repo(first().commit(NewCommit::new("Odd").file(".hubgate-commit", "{}"))).start().await;
+    let (root, process) = world(&hub, "").await;
+    let (code, said) = ran(root.path(), &["publish", REPO]);
+    assert!(code == 1 && said.contains("its file .hubgate-commit has a name of hubgate's own"), "{said}");
+    assert!(!copies(root.path()).exists());
+    drop(process);
+}
