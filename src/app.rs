@@ -142,7 +142,8 @@ impl Core {
         let gateway =
             Gateway::new(gateway_config, store.clone(), policy.clone(), upstream.clone(), manifest.clone(), &tasks);
         let hooks = Hooks::new(config.hooks.clone(), store.clone(), Location::of(&config.store));
-        let publisher = Publisher::new(&config.publish, store.clone(), gateway.clone(), policy.clone(), hooks);
+        let publisher =
+            Publisher::new(&config.publish, &loaded.lists, store.clone(), gateway.clone(), policy.clone(), hooks);
         let publisher = publisher.map_err(StartError::Misconfigured)?;
         let jobs = Jobs::new(config.jobs.clone(), store.clone(), gateway.clone(), writer);
         Ok(Self {

@@ -4,6 +4,7 @@ use serde::Deserialize;
 
 use crate::{
     hub::{Repo, Revision},
+    policy::EnvLists,
     store::PublishPrefix,
 };
 
@@ -14,7 +15,8 @@ pub struct PublishConfig {
     /// What stands before the copies' keys, from the top of the bucket or of `store.local.path`. Nothing is published
     /// without it. It must not overlap the store's own keys.
     pub prefix: Option<String>,
-    /// The repos to publish: `org/name` or `datasets/org/name`, each maybe with `@revision`.
+    /// The repos to publish: `org/name` or `datasets/org/name`, each maybe with `@revision`. Without any, those of
+    /// `HF_REPOS`, where that is set.
     pub repos: Vec<String>,
     /// Whether each commit is also kept below `<repo id>/@<commit>/`, until it is unpublished.
     pub by_commit: bool,
@@ -37,6 +39,24 @@ impl PublishConfig {
     pub fn place(&self) -> Result<Option<PublishPrefix>, String> {
         let place = self.prefix.as_deref().filter(|prefix| !prefix.is_empty()).map(str::parse).transpose();
         place.map_err(|problem: String| format!("publish.prefix (MINIO_PREFIX): {problem}"))
+    }
+
+    /// The repos, as types; where none are configured those of `HF_REPOS`, by the first revision named for each.
+    ///
+    /// # Errors
+    /// As [`PublishConfig::wanted`].
+    pub fn wanted_or(&self, lists: &EnvLists) -> Result<Vec<Wanted>, String> {
+        if !self.repos.is_empty() {
+            return self.wanted();
+        }
+        let mut all: Vec<Wanted> = Vec::new();
+        for (repo, revision) in lists.named().unwrap_or_default() {
+            if !all.iter().any(|other| other.repo.same_name(repo)) {
+                let revision = revision.clone().unwrap_or_else(Revision::main);
+                all.push(Wanted { repo: repo.clone(), revision });
+            }
+        }
+        Ok(all)
     }
 
     /// The repos, as types.
@@ -88,6 +108,17 @@ mod tests {
         let all = wanted(&["org/name", "datasets/org/name@v1", "gpt2@refs/pr/1"]).unwrap();
         let texts: Vec<String> = all.iter().map(|wanted| format!("{} {}", wanted.repo, wanted.revision)).collect();
         assert_eq!(texts, ["org/name main", "datasets/org/name v1", "gpt2 refs/pr/1"]);
+    }
+
+    #[test]
+    fn without_repos_of_its_own_the_plain_mirrors_list_counts() {
+        let lists = EnvLists::parse(Some("org/name@v1, org/name, datasets/a/b"), None).unwrap();
+        let texts = |config: PublishConfig| -> Vec<String> {
+            config.wanted_or(&lists).unwrap().iter().map(|it| format!("{} {}", it.repo, it.revision)).collect()
+        };
+        assert_eq!(texts(PublishConfig::default()), ["org/name v1", "datasets/a/b main"]);
+        let own = PublishConfig { repos: vec!["x/y".into()], ..PublishConfig::default() };
+        assert_eq!(texts(own), ["x/y main"]);
     }
 
     #[test]

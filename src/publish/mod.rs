@@ -29,7 +29,7 @@ use crate::{
     gateway::{self, Gateway, Publishability, Publishable},
     hooks::{Again, CompleteCommit, CompleteFile, Hooks, Said},
     hub::{Commit, Repo, Revision},
-    policy::PolicyHandle,
+    policy::{EnvLists, PolicyHandle},
     store::{self, PublishPrefix, Store},
 };
 use record::{Records, Target};
@@ -122,6 +122,7 @@ impl Publisher {
     /// What is wrong with the section.
     pub fn new(
         config: &PublishConfig,
+        lists: &EnvLists,
         store: Arc<dyn Store>,
         gateway: Gateway,
         policy: Arc<PolicyHandle>,
@@ -129,7 +130,7 @@ impl Publisher {
     ) -> std::result::Result<Self, String> {
         Ok(Self(Arc::new(Parts {
             place: config.place()?,
-            wanted: config.wanted()?,
+            wanted: config.wanted_or(lists)?,
             by_commit: config.by_commit,
             records: Records(store.clone()),
             store,
@@ -146,7 +147,7 @@ impl Publisher {
         self.0.place.is_some()
     }
 
-    /// `publish.repos`.
+    /// `publish.repos`, or `HF_REPOS`.
     pub fn wanted(&self) -> &[Wanted] {
         &self.0.wanted
     }

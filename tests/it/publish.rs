@@ -346,3 +346,13 @@ async fn a_repo_with_a_file_of_hubgates_own_name_is_not_published() {
     assert!(!copies(root.path()).exists());
     drop(process);
 }
+
+#[tokio::test]
+async fn the_plain_mirrors_own_variables_are_enough() {
+    let hub = Standin::builder().repo(first()).start().await;
+    let (root, process) = world(&hub, "").await;
+    process.kill().await;
+    let output = hubgate(root.path(), &["publish"]).env("HF_REPOS", REPO).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    is_commit(&hub, &copies(root.path()), &hub.commit(REPO, "main"));
+}
