@@ -208,11 +208,8 @@ impl Admin {
     /// Says no to a repo: it leaves the requests that wait until somebody asks for it anew.
     pub async fn reject(&self, repo: &Repo, reason: &str, actor: &Actor) -> Result<ApprovalShown> {
         self.approvals.refresh().await?;
-        let approved = self.approvals.all().into_iter().find(|decided| {
-            decided.item.answer == YesOrNo::Approved
-                && decided.item.repo.same_name(repo)
-                && !decided.notes.contains_key(REVOKED)
-                && decided.item.expires.is_some_and(|last| last >= today())
+        let approved = self.standing().into_iter().find(|decided| {
+            decided.item.repo.same_name(repo) && decided.item.expires.is_some_and(|last| last >= today())
         });
         if let Some(approved) = approved {
             return Err(Error::Already(format!("{repo} is approved: revoke {} instead", approved.item.id)));
@@ -294,17 +291,23 @@ impl Admin {
         Err(Error::Overruled { repo: proposal.repo.clone(), rule: rule.name.clone(), source_line: rule.source.clone() })
     }
 
-    /// The approvals that count, as rules: the newest of each repo.
-    pub(super) fn approved_rules(&self) -> Vec<ExtraAllow> {
-        let mut decided: Vec<_> = self.approvals.all();
-        decided.retain(|decided| !decided.notes.contains_key(REVOKED) && decided.item.answer == YesOrNo::Approved);
-        decided.sort_by(|a, b| (a.item.time, &a.item.id).cmp(&(b.item.time, &b.item.id)));
-        let mut rules: Vec<ExtraAllow> = Vec::with_capacity(decided.len());
-        for rule in decided.iter().filter_map(|decided| decided.item.as_rule()) {
-            rules.retain(|older| !older.repo.same_name(&rule.repo));
-            rules.push(rule);
+    /// The newest approval of each repo, unless that one was taken back: an older one does not speak again.
+    fn standing(&self) -> Vec<Decided<Approval>> {
+        let mut approvals = self.approvals.all();
+        approvals.retain(|decided| decided.item.answer == YesOrNo::Approved);
+        approvals.sort_by(|a, b| (a.item.time, &a.item.id).cmp(&(b.item.time, &b.item.id)));
+        let mut newest: Vec<Decided<Approval>> = Vec::with_capacity(approvals.len());
+        for decided in approvals {
+            newest.retain(|older| !older.item.repo.same_name(&decided.item.repo));
+            newest.push(decided);
         }
-        rules
+        newest.retain(|decided| !decided.notes.contains_key(REVOKED));
+        newest
+    }
+
+    /// The approvals that count, as rules.
+    pub(super) fn approved_rules(&self) -> Vec<ExtraAllow> {
+        self.standing().iter().filter_map(|decided| decided.item.as_rule()).collect()
     }
 
     /// When a repo was last rejected.

@@ -15,7 +15,7 @@ use time::OffsetDateTime;
 use tokio::sync::Mutex;
 
 use super::{Error, audit::unwritten, id::Id};
-use crate::store::{self, Key, Prefix, PutMode, PutOutcome, Store};
+use crate::store::{self, ErrorKind, Key, Prefix, PutMode, PutOutcome, Store};
 
 /// A larger object is nothing that we wrote.
 const LIMIT_BYTES: u64 = 64 * 1024;
@@ -145,9 +145,22 @@ impl<T: DeserializeOwned + Serialize + Send + Sync + 'static> Ledger<T> {
 
     async fn create(&self, key: &Key, value: &impl Serialize) -> Result<(), Error> {
         let body = serde_json::to_vec(value).map_err(|error| store::Error::new(unwritten(&error)).on(key))?;
-        match self.store.put(key, Bytes::from(body), PutMode::Create).await? {
+        let body = Bytes::from(body);
+        match self.store.put(key, body.clone(), PutMode::Create).await? {
             PutOutcome::Written => Ok(()),
+            // A client of the store that tried again may have met what it wrote the first time.
+            PutOutcome::Existed if self.has(key, &body).await? => Ok(()),
             PutOutcome::Existed => Err(Error::Already(format!("{key} is there already"))),
+        }
+    }
+
+    /// Whether these very bytes stand there.
+    async fn has(&self, key: &Key, body: &Bytes) -> store::Result<bool> {
+        let limit = body.len() as u64;
+        match self.store.get(key, limit).await {
+            Ok(there) => Ok(there.is_some_and(|there| there == *body)),
+            Err(error) if error.kind == ErrorKind::TooLarge(limit) => Ok(false),
+            Err(error) => Err(error),
         }
     }
 

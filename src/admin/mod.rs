@@ -18,6 +18,8 @@ mod id;
 mod ledger;
 mod purge;
 mod requests;
+#[cfg(test)]
+mod tests;
 mod withdrawals;
 
 use std::{
