@@ -28,6 +28,7 @@ use crate::{
     config::Loaded,
     gateway::{Gateway, GatewayConfig},
     hooks::{Hooks, Location},
+    housekeeping::Evictor,
     http::{Addresses, Edge, EdgeParts, Readiness, Side, Traffic},
     jobs::Jobs,
     manifest::{Manifest, WriterId},
@@ -81,6 +82,8 @@ pub struct Core {
     pub gateway: Gateway,
     /// The copies for workloads that read the bucket themselves, and the hook.
     pub publisher: Publisher,
+    /// Keeps `store.max_size`, where it is set.
+    pub evictor: Option<Arc<Evictor>>,
     /// What operators change.
     pub admin: Admin,
     /// What they want brought in.
@@ -127,6 +130,13 @@ impl Core {
             true => Arc::new(DryRun::over(Some(built(build().await)?))),
         };
         let (store, store_health) = store::watched(store);
+        let (store, room) = match config.store.max_size {
+            None => (store, None),
+            Some(max) => {
+                let (store, room) = store::bounded(store, max);
+                (store, Some(room))
+            }
+        };
         let (manifest_tasks, manifest_stop) = (TaskTracker::new(), CancellationToken::new());
         let manifest = Manifest::start(store.clone(), writer.clone(), &manifest_tasks, manifest_stop.clone());
         let origin = upstream.endpoint_host();
@@ -141,6 +151,10 @@ impl Core {
         };
         let gateway =
             Gateway::new(gateway_config, store.clone(), policy.clone(), upstream.clone(), manifest.clone(), &tasks);
+        let evictor = room.map(|room| {
+            let origin = upstream.endpoint_host().to_owned();
+            Evictor::new(store.clone(), manifest.clone(), gateway.clone(), policy.clone(), room, origin)
+        });
         let hooks = Hooks::new(config.hooks.clone(), store.clone(), Location::of(&config.store));
         let publisher =
             Publisher::new(&config.publish, &loaded.lists, store.clone(), gateway.clone(), policy.clone(), hooks);
@@ -153,6 +167,7 @@ impl Core {
             upstream,
             gateway,
             publisher,
+            evictor,
             admin,
             jobs,
             tasks,
@@ -212,7 +227,8 @@ impl App {
     /// What is set up wrongly, or an address that can't be bound.
     pub async fn build(loaded: &Loaded, access: AccessLog) -> Result<Self, StartError> {
         let config = &loaded.config;
-        let core = Core::build(loaded).await?;
+        // Boxed, since it is large.
+        let core = Box::pin(Core::build(loaded)).await?;
         let addresses = Addresses::new(&config.server).map_err(|error| StartError::misconfigured(&error))?;
         let tls = Tls::load(&config.server.tls).map_err(|error| StartError::misconfigured(&error))?.map(Arc::new);
         let readiness = Arc::new(Readiness::default());
@@ -268,6 +284,9 @@ impl App {
         let store = (self.core.store.clone(), self.core.admin.clone(), opened.clone());
         background.spawn("the store", open_store(store, self.readiness.clone(), wrong, stop.clone()));
         background.spawn("what admins decide", self.core.admin.clone().watch(opened.clone(), stop.clone()));
+        if let Some(evictor) = &self.core.evictor {
+            background.spawn("store.max_size", evictor.clone().watch(opened.clone(), stop.clone()));
+        }
         background.spawn("what is published", self.core.publisher.clone().watch(opened, stop.clone()));
         background.spawn("whole commits", self.core.publisher.clone().listen(stop.clone()));
         let policy = self.core.policy.current();

@@ -4,6 +4,7 @@
 //! complaints to standard error. `anyhow` ends here.
 
 mod admin;
+mod gc;
 mod healthcheck;
 mod manifest;
 mod policy;
@@ -77,6 +78,8 @@ enum Command {
     Manifest(manifest::ManifestCommand),
     /// Proves offline that log, index, snapshots and blobs agree; exit code 1 if they don't.
     Verify(store::VerifyArgs),
+    /// Says what the store no longer needs: blobs that nothing names, leftovers; --apply removes it.
+    Gc(gc::GcArgs),
     /// Publishes plain copies for workloads that read the bucket themselves: of `publish.repos`, or of those named.
     Publish(publish::PublishArgs),
     /// What is known of commits.
@@ -204,6 +207,7 @@ impl Cli {
             Command::Policy(command) => policy::run(&loaded, &command),
             Command::Manifest(command) => manifest::run(&loaded, &command),
             Command::Verify(args) => store::verify(&loaded, &args),
+            Command::Gc(args) => gc::run(&loaded, &args),
             Command::Publish(args) => publish::run(&loaded, &args),
             Command::Snapshot(command) => store::snapshot(&loaded, &command),
             Command::Requests(args) => admin::requests(&loaded, &args),

@@ -190,7 +190,7 @@ impl Config {
 }
 
 /// The first parts of the store's own keys (DESIGN section 4).
-const STORE_KEYS: [&str; 18] = [
+const STORE_KEYS: [&str; 19] = [
     "layout.json",
     "blobs",
     "oids",
@@ -200,6 +200,7 @@ const STORE_KEYS: [&str; 18] = [
     "manifest",
     "policies",
     "tainted",
+    "claimed",
     "uploads",
     "published",
     "jobs",

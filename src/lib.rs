@@ -7,6 +7,7 @@ pub mod config;
 mod duration;
 pub mod gateway;
 pub mod hooks;
+pub mod housekeeping;
 pub mod http;
 pub mod hub;
 pub mod jobs;

@@ -2,6 +2,7 @@
 
 use std::{
     io::{self, IsTerminal as _},
+    path::PathBuf,
     sync::Arc,
 };
 
@@ -14,7 +15,7 @@ use crate::{
     app::Core,
     config::Loaded,
     gateway::{Asker, StoredSnapshots},
-    manifest::verify::{self as verification, Options, Phase, Progress},
+    manifest::verify::{self as verification, Options, Phase, Progress, State},
 };
 
 #[derive(Debug, Args)]
@@ -28,6 +29,12 @@ pub(super) struct VerifyArgs {
     /// Blobs hashed at a time; without it, one for each processor.
     #[arg(long, value_name = "N")]
     jobs: Option<usize>,
+    /// Hashes only N blobs, taken at random, and looks at presence and size of the others.
+    #[arg(long, value_name = "N", conflicts_with = "state")]
+    sample: Option<std::num::NonZeroUsize>,
+    /// Keeps in FILE which blobs were found whole, and goes on from there after an interruption. Removed at the end.
+    #[arg(long, value_name = "FILE")]
+    state: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -41,12 +48,19 @@ pub(super) enum SnapshotCommand {
 }
 
 pub(super) fn verify(loaded: &Loaded, args: &VerifyArgs) -> Done {
+    let state = args.state.as_deref().map(|path| State::open(path, &loaded.config.store.to_string()));
+    let state = state.transpose().map_err(Failure::Setup)?.map(Arc::new);
+    if let Some(known) = state.as_deref().map(State::known).filter(|known| *known > 0) {
+        eprintln!("hubgate: {known} blobs were found whole before the interruption");
+    }
     with_core(loaded, async |core: Arc<Core>| {
         let bar = progress_bar();
         let mut options = Options {
             repair: args.repair,
             progress: bar.clone().map(shown),
             snapshots: Some(Arc::new(StoredSnapshots)),
+            sample: args.sample.map(std::num::NonZero::get),
+            state: state.clone(),
             ..Options::default()
         };
         if let Some(jobs) = args.jobs {
@@ -56,6 +70,9 @@ pub(super) fn verify(loaded: &Loaded, args: &VerifyArgs) -> Done {
             verification::verify(core.store.clone(), options).await.map_err(|error| Failure::Failed(error.into()))?;
         if let Some(bar) = bar {
             bar.finish_and_clear();
+        }
+        if let Some(state) = state {
+            state.finish().context("removing the state").map_err(Failure::Failed)?;
         }
         let mut out = io::stdout().lock();
         let written = if args.json { report.write_json(&mut out) } else { report.write_text(&mut out) };

@@ -2,6 +2,7 @@
 
 use std::{ops::Range, sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use http_body_util::BodyExt;
 use tokio::time::Instant;
 
@@ -15,7 +16,7 @@ use crate::{
     hub::{BlobId, Repo, RepoPath, Revision, Sha256},
     manifest::Entry,
     policy::{FileVerdict, Ranges},
-    store::{Key, ObjectMeta},
+    store::{Key, ObjectMeta, PutMode},
 };
 
 /// A larger oid object is nothing that we wrote.
@@ -198,16 +199,31 @@ impl Gateway {
     /// Content that is here under another repo or revision is recorded for this file too, and not fetched.
     pub(super) async fn adopt(&self, asker: &Asker, file: &File) -> Result<Option<Arc<Entry>>> {
         let Some(sha256) = self.known_sha256(&file.repo, &file.blob).await? else { return Ok(None) };
-        let found = self.store.head(&Key::blob(&sha256)).await?;
-        let Some(ObjectMeta { size, .. }) = found else { return Ok(None) };
-        if size != file.size {
+        let blob = Key::blob(&sha256);
+        if !self.is_here(&blob, file.size).await? {
+            return Ok(None);
+        }
+        // Perhaps nobody has recorded it, or it is being evicted. Who removes blobs looks for claims first, so from here
+        // on it stays, or we see below that it went.
+        self.store.put(&Key::claim(&sha256), Bytes::from_static(b"{}"), PutMode::Overwrite).await?;
+        if !self.is_here(&blob, file.size).await? {
             return Ok(None);
         }
         let grant = &file.grant;
         self.manifest.remember_policy(grant.policy.digest(), grant.policy.text()).await?;
         let origin = self.upstream.endpoint_host();
         let record = grant.record(file, sha256, asker.label(), origin);
-        Ok(Some(self.manifest.record_adopted(record).await?))
+        let entry = self.manifest.record_adopted(record).await?;
+        if self.is_here(&blob, file.size).await? {
+            return Ok(Some(entry));
+        }
+        // A fill writes it again, and its record is the same.
+        self.manifest.forget(&file.repo, file.commit, &file.path).await;
+        Ok(None)
+    }
+
+    async fn is_here(&self, blob: &Key, size: u64) -> Result<bool> {
+        Ok(self.store.head(blob).await?.is_some_and(|meta| meta.size == size))
     }
 
     /// The content's sha256: announced, or known since a git file of the same id was verified.

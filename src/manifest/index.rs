@@ -108,6 +108,24 @@ pub(super) fn entries_below<'a>(store: &'a dyn Store, prefix: &Prefix) -> BoxStr
         .boxed()
 }
 
+/// All entries of all commits, with what is wrong with those that can't be read.
+pub(super) fn all_entries(store: &dyn Store) -> BoxStream<'_, Result<(Key, std::result::Result<Entry, String>)>> {
+    let failed = |error| Error::Read(Arc::new(error));
+    store
+        .list(&Prefix::index())
+        .map_err(failed)
+        .map_ok(move |meta| async move {
+            let bytes = store.get(&meta.key, ENTRY_LIMIT_BYTES).await.map_err(failed)?;
+            Ok(bytes.map(|bytes| {
+                let entry = Entry::read(&meta.key, &bytes);
+                (meta.key, entry)
+            }))
+        })
+        .try_buffer_unordered(READS_AT_ONCE)
+        .try_filter_map(|read| async move { Ok(read) })
+        .boxed()
+}
+
 async fn read(store: &dyn Store, key: &Key) -> Result<Option<Arc<Entry>>> {
     let Some(bytes) = store.get(key, ENTRY_LIMIT_BYTES).await.map_err(|error| Error::Read(Arc::new(error)))? else {
         return Ok(None);

@@ -16,6 +16,7 @@ mod export;
 mod heads;
 mod index;
 mod log;
+mod named;
 mod newest;
 mod record;
 mod retry;
@@ -27,7 +28,7 @@ pub mod verify;
 use std::{collections::HashSet, sync::Arc};
 
 use bytes::Bytes;
-use futures_util::stream::BoxStream;
+use futures_util::{StreamExt as _, TryStreamExt as _, stream::BoxStream};
 use tokio::sync::{Mutex, broadcast, mpsc, oneshot};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -41,6 +42,7 @@ use newest::FileId;
 pub use entry::Entry;
 pub use export::{COLUMNS, Exported, Filter, Format, TEXT_COLUMNS, export};
 pub use log::{LogFault, LogItem, Logged, log};
+pub use named::named_blobs;
 pub(crate) use record::kind_and_id;
 pub use record::{NewRecord, Record, What, WriterId};
 pub use search::{Found, holders, search};
@@ -77,11 +79,22 @@ pub enum Error {
     /// Log, index or policies could not be read or written.
     #[error("the manifest could not be read")]
     Read(#[source] Arc<store::Error>),
+    /// An entry can't be read, so nobody knows which content it needs.
+    #[error(
+        "the index entry {key} can't be read ({problem}), so nothing can be called unneeded; run `hubgate verify \
+         --repair` first"
+    )]
+    Unsure {
+        /// Where it stands.
+        key: Key,
+        /// What is wrong with it.
+        problem: String,
+    },
     /// A record has no form as JSON.
     #[error("a manifest record could not be put in JSON")]
     Json(#[from] Arc<serde_json::Error>),
-    /// The output of an export could not be written.
-    #[error("the export could not be written")]
+    /// The output of an export, or the state of a verification, could not be written.
+    #[error("the output could not be written")]
     Output(#[source] Arc<std::io::Error>),
     /// hubgate is stopping.
     #[error("the manifest takes no more records: hubgate is stopping")]
@@ -198,6 +211,11 @@ impl Manifest {
     /// All entries of all commits of a repo, under this spelling of its name.
     pub fn entries_of_repo(&self, repo: &Repo) -> BoxStream<'_, Result<Arc<Entry>>> {
         index::entries_below(&*self.store, &Prefix::index_of_repo(repo))
+    }
+
+    /// All entries of all commits, in no order that means anything; those that can't be read are passed over.
+    pub fn all_entries(&self) -> BoxStream<'_, Result<Entry>> {
+        index::all_entries(&*self.store).try_filter_map(|(_, entry)| async { Ok(entry.ok()) }).boxed()
     }
 
     /// Drops what memory holds of a file, as when its blob turns out to be gone.

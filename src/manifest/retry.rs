@@ -27,7 +27,7 @@ impl Retry for Error {
     fn may_pass(&self) -> bool {
         match self {
             Self::Log(cause) | Self::Index(cause) | Self::Read(cause) => cause.may_pass(),
-            Self::Taken(_) | Self::Json(_) | Self::Output(_) | Self::Closed => false,
+            Self::Taken(_) | Self::Unsure { .. } | Self::Json(_) | Self::Output(_) | Self::Closed => false,
         }
     }
 }

@@ -14,6 +14,9 @@ use super::{Error, ErrorKind, Result, Store, local::LocalStore, s3::S3Store};
 pub struct StoreConfig {
     /// `local`, a directory, or `s3`, a bucket of any S3 server.
     pub kind: StoreKind,
+    /// Most bytes that all blobs may take; without it, no bound. What was served longest ago is evicted, never what a
+    /// pin, the policy's `[[mirror]]` list or published copies name. Published copies are not counted.
+    pub max_size: Option<ByteSize>,
     /// For `kind = "local"`.
     pub local: LocalConfig,
     /// For `kind = "s3"`.

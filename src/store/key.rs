@@ -88,6 +88,34 @@ impl Key {
         Self(format!("tainted/sha256/{sha256}"))
     }
 
+    /// That somebody is about to record a blob that was there already.
+    pub fn claim(sha256: &Sha256) -> Self {
+        Self(format!("claimed/sha256/{sha256}"))
+    }
+
+    /// What `hubgate gc` found unnamed at its last look.
+    pub fn gc_candidates() -> Self {
+        Self("usage/gc-candidates.json".into())
+    }
+
+    /// Which blobs a writer served on a day, and when last. `day` is `YYYY-MM-DD`.
+    pub fn served(writer: &str, day: &str) -> Self {
+        Self(format!("usage/{writer}/{day}.json"))
+    }
+
+    /// The blob whose content this is; `None` for any other key.
+    pub fn digest(&self) -> Option<Sha256> {
+        let digest = self.0.strip_prefix("blobs/sha256/")?.rsplit('/').next()?.parse().ok()?;
+        (Self::blob(&digest) == *self).then_some(digest)
+    }
+
+    /// The repo of whose published copies this tells; `None` for any other key.
+    pub fn publishes(&self) -> Option<Repo> {
+        let mut parts = self.0.strip_prefix("published/")?.split('/');
+        let (kinds, segment) = (parts.next()?, parts.next()?);
+        Repo::new(kinds.strip_suffix('s')?.parse().ok()?, &segment.replacen("--", "/", 1)).ok()
+    }
+
     /// A multipart upload about to begin.
     pub fn upload(writer: &str, id: &str) -> Self {
         Self(format!("uploads/{writer}/{id}.json"))
@@ -213,6 +241,16 @@ impl Prefix {
     /// All blobs.
     pub fn blobs() -> Self {
         Self("blobs/sha256/".into())
+    }
+
+    /// All claims of blobs that were there already.
+    pub fn claims() -> Self {
+        Self("claimed/sha256/".into())
+    }
+
+    /// What was served when, and gc's last look.
+    pub fn usage() -> Self {
+        Self("usage/".into())
     }
 
     /// All log batches, of all writers.

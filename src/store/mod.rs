@@ -10,6 +10,7 @@
 //! - what was written is read back at once by everybody;
 //! - a stage that is dropped leaves nothing visible.
 
+mod bounded;
 mod buffers;
 mod config;
 mod dry_run;
@@ -31,6 +32,7 @@ use http_body_util::combinators::UnsyncBoxBody;
 
 use crate::hub::Sha256;
 
+pub use bounded::{MakesRoom, Room, bounded};
 pub use buffers::CHUNK_BYTES;
 pub use config::{LocalConfig, S3Config, ServerSideEncryption, SpoolConfig, StoreConfig, StoreKind, build};
 pub use dry_run::DryRun;
@@ -81,6 +83,12 @@ pub trait Store: std::fmt::Debug + Send + Sync + 'static {
     /// An error names what is wrong and the remedy; a [`Probe`] says what is merely worth knowing.
     async fn probe(&self) -> Result<Probe>;
 
+    /// Takes the store for this process alone, until it ends: for removing what others might be about to use. An error
+    /// where other processes are in a directory; a bucket knows of no others and says yes.
+    async fn take_alone(&self) -> Result<()> {
+        Ok(())
+    }
+
     /// Removes what dead writers left behind (staging files, unfinished uploads) longer than 24 h ago,
     /// never a live one's. Returns how many leftovers went.
     async fn sweep(&self) -> Result<u64>;
@@ -103,7 +111,8 @@ pub trait Stage: Send + Sync {
     /// ends the stage.
     async fn advance(&mut self, upto: u64) -> Result<u64>;
 
-    /// Makes the whole file the blob `sha256`, durably. Committing a blob that is there already is fine.
+    /// Makes the whole file the blob `sha256`, durably. A blob that is there already is written again, so that its
+    /// time is new: what nobody recorded may be about to be removed for its age.
     async fn commit(self: Box<Self>, sha256: Sha256) -> Result<()>;
 }
 

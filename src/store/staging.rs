@@ -1,5 +1,6 @@
 //! Files on their way in, in `.staging`: one folder for each process that writes, owned by a lock that the kernel gives up when the
-//! process ends, so that what the dead left behind can be told from what the living write.
+//! process ends, so that what the dead left behind can be told from what the living write. Beside them stands one lock that all
+//! processes share, for who must be alone.
 
 use std::{
     fs::{self, File, OpenOptions, TryLockError},
@@ -11,13 +12,16 @@ use std::{
 };
 
 use rustix::{
-    fs::{FallocateFlags, fallocate},
+    fs::{FallocateFlags, FlockOperation, fallocate, flock},
     io::Errno,
 };
 use uuid::Uuid;
 
 /// The folder of all staging folders, below the store's or the spool's own.
 const FOLDER: &str = ".staging";
+
+/// The lock that all processes share, beside that folder.
+const IN_USE: &str = ".in-use";
 
 /// The lock inside a staging folder.
 const LOCK: &str = "lock";
@@ -34,6 +38,8 @@ pub(super) struct Staging {
     own: PathBuf,
     /// Held as long as this lives.
     _lock: File,
+    /// Shared with all processes that use the folder.
+    in_use: File,
 }
 
 /// A file in the staging folder; removed when dropped, unless it was published.
@@ -46,15 +52,29 @@ pub(super) struct StagedPath {
 }
 
 impl Staging {
-    /// Makes and locks a staging folder for this process.
+    /// Makes and locks a staging folder for this process. [`io::ErrorKind::ResourceBusy`] while another process is
+    /// alone here.
     pub(super) fn take(root: &Path, writer: &str) -> io::Result<Self> {
         let all = root.join(FOLDER);
+        fs::create_dir_all(root)?;
+        let in_use = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(root.join(IN_USE))?;
+        lock(&in_use, FlockOperation::NonBlockingLockShared)?;
         let own = all.join(format!("{writer}.{}", Uuid::now_v7().simple()));
         fs::create_dir_all(&own)?;
         let lock = File::create(own.join(LOCK))?;
         // Waits only for a sweep that has just found the new folder and looks whether it is in use.
         lock.lock()?;
-        Ok(Self { all, own, _lock: lock })
+        Ok(Self { all, own, _lock: lock, in_use })
+    }
+
+    /// Keeps all other processes out from now on. [`io::ErrorKind::ResourceBusy`] where there are any.
+    pub(super) fn take_alone(&self) -> io::Result<()> {
+        let alone = lock(&self.in_use, FlockOperation::NonBlockingLockExclusive);
+        if alone.is_err() {
+            // Asking for more gave up what we had.
+            lock(&self.in_use, FlockOperation::NonBlockingLockShared)?;
+        }
+        alone
     }
 
     /// An empty file to write.
@@ -88,6 +108,13 @@ impl Drop for Staging {
     fn drop(&mut self) {
         // What cannot be removed now is swept later.
         let _ = fs::remove_dir_all(&self.own);
+    }
+}
+
+fn lock(file: &File, operation: FlockOperation) -> io::Result<()> {
+    match flock(file, operation) {
+        Err(Errno::WOULDBLOCK) => Err(io::ErrorKind::ResourceBusy.into()),
+        outcome => Ok(outcome?),
     }
 }
 

@@ -147,6 +147,10 @@ impl Store for Watched {
         self.store.probe().await
     }
 
+    async fn take_alone(&self) -> Result<()> {
+        self.store.take_alone().await
+    }
+
     async fn sweep(&self) -> Result<u64> {
         self.store.sweep().await
     }

@@ -12,6 +12,7 @@ mod http_api;
 mod http_edge;
 mod http_errors;
 mod http_files;
+mod hygiene;
 mod limits;
 mod manifest;
 mod metrics;

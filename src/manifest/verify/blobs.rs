@@ -1,12 +1,15 @@
-//! Hashes every blob of the store.
+//! Hashes the blobs of the store.
 
-use std::{sync::Arc, time::SystemTime};
+use std::sync::Arc;
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream::BoxStream};
 use http_body_util::BodyExt as _;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::super::{Error, Result, log::of_one_object};
+use super::{
+    super::{Error, Result, log::of_one_object},
+    selection::Selection,
+};
 use crate::{
     hub::{Sha256, Sha256Hasher},
     store::{self, ErrorKind, Key, ObjectMeta, Prefix, Store},
@@ -14,29 +17,34 @@ use crate::{
 
 /// What became of one object below `blobs/`.
 pub(super) struct Hashed {
-    pub(super) key: Key,
-    pub(super) size: u64,
-    pub(super) modified: SystemTime,
-    /// The digest of its content, or why it could not be read.
-    pub(super) digest: std::result::Result<Sha256, String>,
+    pub(super) meta: ObjectMeta,
+    /// The digest of its content, or why it could not be read; `None` where it was not to be hashed.
+    pub(super) digest: Option<std::result::Result<Sha256, String>>,
 }
 
 impl Hashed {
     /// The digest that the key promises.
     pub(super) fn promised(&self) -> Option<Sha256> {
-        let digest = self.key.as_str().rsplit('/').next()?.parse().ok()?;
-        (Key::blob(&digest) == self.key).then_some(digest)
+        self.meta.key.digest()
     }
 }
 
-/// All blobs, `jobs` of them hashed at a time, each in a task of its own.
-pub(super) fn hash_all(store: &Arc<dyn Store>, jobs: usize) -> BoxStream<'_, Result<Hashed>> {
+/// All blobs, those that are selected hashed, `jobs` at a time, each in a task of its own.
+pub(super) fn hash_all<'a>(
+    store: &'a Arc<dyn Store>,
+    jobs: usize,
+    selection: &'a Selection<'a>,
+) -> BoxStream<'a, Result<Hashed>> {
     store
         .list(&Prefix::blobs())
         .map_err(|error| Error::Read(Arc::new(error)))
         .map_ok(move |meta| {
-            let task = AbortOnDropHandle::new(tokio::spawn(hash(store.clone(), meta)));
-            async move { task.await.unwrap_or_else(|ended| Err(broken_task(&ended))) }
+            let is_selected = selection.takes(&meta);
+            let task = is_selected.then(|| AbortOnDropHandle::new(tokio::spawn(hash(store.clone(), meta.clone()))));
+            async move {
+                let Some(task) = task else { return Ok(Some(Hashed { meta, digest: None })) };
+                task.await.unwrap_or_else(|ended| Err(broken_task(&ended)))
+            }
         })
         .try_buffer_unordered(jobs)
         .try_filter_map(|hashed| async move { Ok(hashed) })
@@ -51,7 +59,7 @@ async fn hash(store: Arc<dyn Store>, meta: ObjectMeta) -> Result<Option<Hashed>>
         Err(error) if of_one_object(&error) => Err(described(&error)),
         Err(error) => return Err(Error::Read(Arc::new(error))),
     };
-    Ok(Some(Hashed { key: meta.key, size: meta.size, modified: meta.modified, digest }))
+    Ok(Some(Hashed { meta, digest: Some(digest) }))
 }
 
 async fn digest(store: &dyn Store, key: &Key) -> store::Result<Option<Sha256>> {

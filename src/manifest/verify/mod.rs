@@ -12,6 +12,7 @@ mod blobs;
 mod census;
 mod read;
 mod report;
+mod selection;
 mod settle;
 mod snapshots;
 
@@ -29,6 +30,7 @@ use crate::{
 use census::Census;
 
 pub use report::{Finding, Kind, Report};
+pub use selection::State;
 pub use snapshots::{SnapshotItem, SnapshotReader};
 
 /// Small objects that are read at a time for each blob that is hashed at a time.
@@ -45,12 +47,16 @@ pub struct Options {
     pub progress: Option<Arc<dyn Fn(Progress) + Send + Sync>>,
     /// Reads snapshots; without it they are only counted.
     pub snapshots: Option<Arc<dyn SnapshotReader>>,
+    /// Hash only so many blobs, at random; of the others only presence and size are looked at.
+    pub sample: Option<usize>,
+    /// What was hashed before and need not be again. Without effect on a sample.
+    pub state: Option<Arc<State>>,
 }
 
 impl Default for Options {
     fn default() -> Self {
         let jobs = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        Self { repair: false, jobs, progress: None, snapshots: None }
+        Self { repair: false, jobs, progress: None, snapshots: None, sample: None, state: None }
     }
 }
 

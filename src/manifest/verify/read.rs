@@ -1,18 +1,20 @@
 //! The first look: all of the index, the log, the snapshots and the blobs, into the census.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, sync::Arc};
 
 use futures_util::{StreamExt as _, TryStreamExt as _};
 
 use super::{
     super::{
-        LogFault, LogItem, Result, log,
+        Error, LogFault, LogItem, Result, log,
         log::of_one_object,
         newest::{FileId, Writers},
     },
     BadBlob, Finding, Kind, Looked, Phase, Progress, SnapshotItem, Verification, blobs,
     census::InIndex,
-    failed, finding, look, snapshots,
+    failed, finding, look,
+    selection::Selection,
+    snapshots,
 };
 use crate::{
     hub::Sha256,
@@ -124,31 +126,45 @@ impl Verification {
         let store = self.store.clone();
         let of = self.census.blobs.len() as u64;
         let of_bytes = self.census.blobs.values().filter_map(|blob| blob.expected).sum();
-        let mut hashed = blobs::hash_all(&store, self.jobs);
+        let state = self.options.state.clone();
+        let selection = Selection::new(&*store, self.options.sample, state.as_deref()).await?;
+        let (mut done, mut bytes) = (0, 0);
+        let mut hashed = blobs::hash_all(&store, self.jobs, &selection);
         while let Some(hashed) = hashed.try_next().await? {
-            self.report.blobs += 1;
-            self.report.blob_bytes += hashed.size;
-            let (done, bytes) = (self.report.blobs, self.report.blob_bytes);
+            let size = hashed.meta.size;
+            if hashed.digest.is_some() {
+                self.report.blobs += 1;
+                self.report.blob_bytes += size;
+            } else {
+                self.report.blobs_not_hashed += 1;
+            }
+            (done, bytes) = (done + 1, bytes + size);
             self.progress(Progress { phase: Phase::Blobs, done, of: Some(of), bytes, of_bytes: Some(of_bytes) });
             let Some(promised) = hashed.promised() else {
                 let detail = "not the name of a blob".into();
-                self.report.add(finding(Kind::Unreadable, hashed.key.to_string(), detail));
+                self.report.add(finding(Kind::Unreadable, hashed.meta.key.to_string(), detail));
                 continue;
             };
             let blob = self.census.blobs.entry(promised).or_default();
-            blob.seen = Some(hashed.size);
-            blob.recent = hashed.modified >= self.started;
+            blob.seen = Some(size);
+            blob.recent = hashed.meta.modified >= self.started;
             let (kind, detail) = match (&hashed.digest, blob.expected) {
-                (Ok(digest), _) if *digest != promised => {
+                (Some(Ok(digest)), _) if *digest != promised => {
                     let remedy = "moved away and the gateways restarted, it is fetched again";
                     (Kind::AlteredBlob, format!("blob {promised} hashes to {digest}; {remedy}"))
                 }
-                (Err(problem), _) => (Kind::AlteredBlob, format!("blob {promised} cannot be read: {problem}")),
-                (Ok(_), Some(expected)) if expected != hashed.size => {
-                    let detail = format!("blob {promised} has {} bytes, the entry says {expected}", hashed.size);
+                (Some(Err(problem)), _) => (Kind::AlteredBlob, format!("blob {promised} cannot be read: {problem}")),
+                (_, Some(expected)) if expected != size => {
+                    let detail = format!("blob {promised} has {size} bytes, the entry says {expected}");
                     (Kind::Disagreement, detail)
                 }
-                (Ok(_), _) => continue,
+                (Some(Ok(_)), _) => {
+                    if let Some(state) = &state {
+                        state.add(&hashed.meta).map_err(|error| Error::Output(Arc::new(error)))?;
+                    }
+                    continue;
+                }
+                (None, _) => continue,
             };
             self.bad_blobs.insert(promised, BadBlob { kind, detail, named: false });
         }

@@ -82,6 +82,8 @@ pub struct Report {
     pub blobs: u64,
     /// Their bytes.
     pub blob_bytes: u64,
+    /// Blobs of which only presence and size were looked at: outside the sample, or hashed before an interruption.
+    pub blobs_not_hashed: u64,
     /// Commits with a snapshot.
     pub snapshots: u64,
     /// Whether the snapshots' contents were checked too.
@@ -129,6 +131,9 @@ impl Report {
             "{records} log records, {entries} index entries, {blobs} blobs hashed ({blob_bytes} bytes), \
              {snapshots} snapshots{unchecked}"
         )?;
+        if self.blobs_not_hashed > 0 {
+            writeln!(out, "{} more blobs were not hashed in this run", self.blobs_not_hashed)?;
+        }
         if self.newer_records > 0 {
             writeln!(out, "{} log records are of a later version and were not checked", self.newer_records)?;
         }

@@ -85,6 +85,11 @@ impl LocalStore {
         });
         let (root, directory, staging) = opened.await.map_err(|error| {
             let path = config.path.display();
+            if error.kind() == io::ErrorKind::ResourceBusy {
+                let problem =
+                    format!("hubgate gc has {path} (store.local.path) for itself; start again when it has ended");
+                return Error::new(ErrorKind::Other(problem));
+            }
             let problem = format!("store.local.path {path} cannot be used by this user: {error}");
             Error::new(ErrorKind::Misconfigured(problem)).caused_by(error)
         })?;
@@ -295,6 +300,20 @@ impl Store for LocalStore {
             return Err(Error::new(ErrorKind::Misconfigured(problem)));
         }
         Ok(Probe { conditional_create, warnings: Vec::new() })
+    }
+
+    async fn take_alone(&self) -> Result<()> {
+        let staging = self.staging.clone();
+        blocking(move || staging.take_alone()).await.map_err(|error| {
+            if error.kind() != io::ErrorKind::ResourceBusy {
+                return failed(&self.root, error);
+            }
+            let problem = format!(
+                "other hubgate processes use {} (store.local.path): stop them first, or do this without --apply",
+                self.root.display()
+            );
+            Error::new(ErrorKind::Other(problem))
+        })
     }
 
     async fn sweep(&self) -> Result<u64> {

@@ -119,6 +119,11 @@ impl S3sServer {
     pub(crate) fn age_uploads(&self) {
         age(&self.root.path().join(BUCKET).join("hub/gate/uploads"), SystemTime::now() - Duration::from_hours(48));
     }
+
+    /// Where the objects below the store's prefix lie as files.
+    pub(crate) fn folder(&self) -> std::path::PathBuf {
+        self.root.path().join(BUCKET).join("hub/gate")
+    }
 }
 
 fn age(folder: &Path, then: SystemTime) {

@@ -1,0 +1,118 @@
+//! `hubgate gc`: what the store no longer needs, said or removed.
+
+use std::{io, sync::Arc};
+
+use anyhow::Context as _;
+use bytesize::ByteSize;
+use clap::Args;
+use serde::Serialize;
+
+use super::{Done, Failure, Wrapped, with_core};
+use crate::{
+    app::Core,
+    config::Loaded,
+    housekeeping::{
+        Evicted,
+        gc::{self, Collected},
+    },
+    store::open_layout,
+};
+
+#[derive(Debug, Args)]
+pub(super) struct GcArgs {
+    /// Removes it. In a directory, no other hubgate may use the store meanwhile.
+    #[arg(long)]
+    apply: bool,
+    /// Also evicts what was served longest ago until `store.max_size` is kept.
+    #[arg(long)]
+    evict: bool,
+    /// Writes one JSON object.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Serialize)]
+struct Report<'a> {
+    #[serde(flatten)]
+    collected: &'a Collected,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    evicted: Option<&'a Evicted>,
+}
+
+/// Exit code 1 where `store.max_size` is not kept in the end.
+pub(super) fn run(loaded: &Loaded, args: &GcArgs) -> Done {
+    if args.evict && loaded.config.store.max_size.is_none() {
+        return Err(Failure::Setup(
+            "--evict: store.max_size is not set: say how much may be stored, such as 2TB".into(),
+        ));
+    }
+    with_core(loaded, async |core: Arc<Core>| {
+        if args.apply {
+            core.store.take_alone().await.map_err(Wrapped)?;
+        }
+        open_layout(&*core.store).await.map_err(Wrapped)?;
+        let collected = gc::run(&*core.store, args.apply).await.map_err(Wrapped)?;
+        let evicted = match &core.evictor {
+            Some(evictor) if args.evict => Some(evictor.evict(0, args.apply).await.map_err(Wrapped)?),
+            _ => None,
+        };
+        let report = Report { collected: &collected, evicted: evicted.as_ref() };
+        let mut out = io::stdout().lock();
+        let written = if args.json { write_json(&report, &mut out) } else { write_text(&report, &mut out) };
+        written.context("the report").map_err(Failure::Failed)?;
+        if evicted.is_none_or(|evicted| evicted.fits) { Ok(()) } else { Err(Failure::Said) }
+    })
+}
+
+fn write_json(report: &Report<'_>, out: &mut dyn io::Write) -> io::Result<()> {
+    serde_json::to_writer(&mut *out, report)?;
+    writeln!(out)
+}
+
+fn write_text(report: &Report<'_>, out: &mut dyn io::Write) -> io::Result<()> {
+    let Collected { applied, blobs, bytes, spared, waiting, waiting_bytes, waiting_until, young, leftovers } =
+        report.collected;
+    for blob in blobs {
+        writeln!(out, "{}  {}  nothing names it; written {}", blob.sha256, blob.size, blob.written.date())?;
+    }
+    let went = if *applied { "removed" } else { "to be removed" };
+    writeln!(out, "{} blobs that nothing names {went}: {bytes} bytes ({})", blobs.len(), ByteSize(*bytes))?;
+    if *spared > 0 {
+        writeln!(out, "{spared} more are being recorded just now and stay")?;
+    }
+    if let Some(until) = waiting_until {
+        let until = until.replace_nanosecond(0).unwrap_or(*until);
+        writeln!(out, "{waiting} more ({waiting_bytes} bytes) were not seen so an hour ago; look again after {until}")?;
+    }
+    if *young > 0 {
+        writeln!(out, "{young} more are younger than seven days and stay")?;
+    }
+    if *applied {
+        writeln!(out, "{leftovers} leftovers of dead writers removed")?;
+    }
+    if let Some(Evicted { max_size, stored, kept, unnamed, blobs, bytes, fits, .. }) = report.evicted {
+        for blob in blobs {
+            for file in &blob.files {
+                writeln!(out, "{file}  {}  last used {}", blob.size, blob.last_used.date())?;
+            }
+        }
+        let went = if *applied { "evicted" } else { "to be evicted" };
+        writeln!(
+            out,
+            "{} blobs {went}: {bytes} bytes ({}) of {stored} stored; store.max_size is {max_size}",
+            blobs.len(),
+            ByteSize(*bytes)
+        )?;
+        if !*fits {
+            writeln!(
+                out,
+                "that is not enough: {kept} bytes are pinned, mirrored or published, {unnamed} are of blobs that nothing \
+                 names; raise store.max_size"
+            )?;
+        }
+    }
+    if !*applied {
+        writeln!(out, "nothing was removed; --apply does, and removes leftovers of dead writers too")?;
+    }
+    Ok(())
+}

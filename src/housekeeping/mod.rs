@@ -1,0 +1,98 @@
+//! What the store no longer needs: leftovers that nobody recorded, and, where room is short, what nobody asked for
+//! longest.
+//!
+//! - [`gc`] removes blobs that no record names. It looks twice, an hour apart, since a blob is there before its record.
+//! - [`Evictor`] removes recorded ones, by the manifest's own order: log record, index entry, and the blob last.
+//!
+//! Whoever records a blob that was there already claims it first; both look for claims just before they remove one. So
+//! what they race with finds its blob there, or sees that it went and fetches it again.
+//!
+//! Published copies are not blobs of the store and are never touched here.
+
+mod evict;
+pub mod gc;
+mod kept;
+mod usage;
+
+pub use evict::{Evicted, Evictor, Victim};
+
+use std::time::{Duration, SystemTime};
+
+use crate::{
+    hub::Sha256,
+    manifest,
+    store::{self, Key, Store},
+};
+
+/// How long a claim of a blob keeps it from being removed; recording takes seconds.
+const CLAIM_HOLDS: Duration = Duration::from_hours(24);
+
+/// S3 says the time of one object in whole seconds, and in a listing more exactly.
+const CLOCK_STEP: Duration = Duration::from_secs(1);
+
+/// Why housekeeping did not come to its end. What was removed until then was not needed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] store::Error),
+    /// The manifest could not be read or written.
+    #[error(transparent)]
+    Manifest(#[from] manifest::Error),
+    /// What gc has kept of its last look is not what it writes.
+    #[error("{0}: not a look of `hubgate gc` ({1}); remove the object to begin anew")]
+    NoLook(Key, String),
+}
+
+/// The answers of housekeeping.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Removes a blob unless it was written again since it was looked at, or somebody is about to record it. Whether it
+/// is gone; another process may have removed it too.
+async fn remove(store: &dyn Store, sha256: &Sha256, modified: SystemTime) -> Result<bool> {
+    let now = SystemTime::now();
+    if let Some(claim) = store.head(&Key::claim(sha256)).await?
+        && !is_older(claim.modified, now, CLAIM_HOLDS)
+    {
+        return Ok(false);
+    }
+    let key = Key::blob(sha256);
+    match store.head(&key).await? {
+        None => Ok(true),
+        Some(there) if there.modified > modified + CLOCK_STEP => Ok(false),
+        Some(_) => {
+            store.delete(&key).await?;
+            Ok(true)
+        }
+    }
+}
+
+/// Whether something of `then` is at least `age` old. What seems to be of the future is new.
+fn is_older(then: SystemTime, now: SystemTime, age: Duration) -> bool {
+    now.duration_since(then).is_ok_and(|since| since >= age)
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::{manifest::testing::MemoryStore, store::PutMode};
+
+    #[tokio::test]
+    async fn a_blob_that_is_claimed_or_written_again_stays() {
+        let store = MemoryStore::new();
+        let sha256 = Sha256::of(b"x");
+        let key = Key::blob(&sha256);
+        store.plant(key.as_str(), "x");
+        let seen = store.head(&key).await.unwrap().unwrap().modified;
+        let before = seen - Duration::from_secs(2);
+        assert!(!remove(&*store, &sha256, before).await.unwrap(), "written again since it was looked at");
+        store.put(&Key::claim(&sha256), Bytes::new(), PutMode::Overwrite).await.unwrap();
+        assert!(!remove(&*store, &sha256, seen).await.unwrap(), "claimed");
+        store.delete(&Key::claim(&sha256)).await.unwrap();
+        assert!(remove(&*store, &sha256, seen).await.unwrap());
+        assert!(store.keys("blobs/").is_empty());
+        assert!(remove(&*store, &sha256, seen).await.unwrap(), "gone, whoever did it");
+    }
+}
