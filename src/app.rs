@@ -34,7 +34,7 @@ use crate::{
     manifest::{Manifest, WriterId},
     policy::{self, PolicyHandle, Severity},
     publish::Publisher,
-    server::{self, Listener, Serve, Tls},
+    server::{self, Listener, Serve, Tls, Workers},
     store::{self, DryRun, ErrorKind, Store, StoreHealth, StoreKind, open_layout},
     telemetry::{AccessLog, with_causes},
     upstream::Upstream,
@@ -259,6 +259,7 @@ impl App {
             limits: config.server.limits.clone(),
             tls: tls.clone(),
             drain_timeout: config.server.drain_timeout,
+            workers: Workers::for_this_machine()?,
         };
         Ok(Self { core, store: config.store.to_string(), listeners, serve, tls, readiness })
     }

@@ -7,6 +7,7 @@ mod activity;
 mod config;
 mod connection;
 mod tls;
+mod workers;
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -21,6 +22,7 @@ use tracing::{debug, info, warn};
 
 pub use config::{ConnectionLimits, ServerConfig, TlsConfig};
 pub use tls::Tls;
+pub use workers::Workers;
 
 use connection::{Admitted, Connection};
 
@@ -84,6 +86,8 @@ pub struct Serve {
     pub tls: Option<Arc<Tls>>,
     /// How long answers under way may take once `stop` was called.
     pub drain_timeout: Duration,
+    /// The threads that its connections are served on.
+    pub workers: Workers,
 }
 
 /// Serves until `stop` is cancelled, then stops accepting, lets the answers under way finish for the drain
@@ -120,12 +124,29 @@ pub async fn serve<H: Handle>(listener: Listener, serve: Serve, handler: H, stop
         };
         let tls = serve.tls.clone();
         let broken_off = broken_off.clone();
-        connections.spawn(async move {
+        let served = async move |stream| {
             tokio::select! {
                 () = connection.run(stream, address, tls) => {}
                 () = broken_off.cancelled() => debug!(%address, "connection broken off at the drain deadline"),
             }
-        });
+        };
+        let Some(seat) = serve.workers.seat() else {
+            connections.spawn(served(stream));
+            continue;
+        };
+        // The socket moves from this runtime's event queue to that of its worker.
+        let (moved, worker) = (stream.into_std(), seat.loop_.clone());
+        connections.spawn_on(
+            async move {
+                let seat = seat;
+                match moved.and_then(TcpStream::from_std) {
+                    Ok(stream) => served(stream).await,
+                    Err(error) => warn!(%error, %address, "can't serve a connection"),
+                }
+                drop(seat);
+            },
+            &worker,
+        );
     }
 
     drop(listener);

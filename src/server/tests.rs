@@ -55,7 +55,7 @@ async fn running_with(limits: ConnectionLimits, drain_timeout: Duration, tls: Op
     let address = listener.address();
     let (pieces, receiver) = mpsc::channel(1);
     let stop = CancellationToken::new();
-    let how = Serve { limits, tls: tls.map(Arc::new), drain_timeout };
+    let how = Serve { limits, tls: tls.map(Arc::new), drain_timeout, workers: Workers::none() };
     let handler = Answers(Arc::new(tokio::sync::Mutex::new(receiver)));
     let served = tokio::spawn(serve(listener, how, handler, stop.clone()));
     Running { address, pieces, stop, served }
@@ -162,8 +162,12 @@ async fn tls_answers_with_the_certificate_and_with_a_changed_one_after_a_reload(
     let address = listener.address();
     let (_pieces, receiver) = mpsc::channel(1);
     let handler = Answers(Arc::new(tokio::sync::Mutex::new(receiver)));
-    let how =
-        Serve { limits: ConnectionLimits::default(), tls: Some(tls.clone()), drain_timeout: Duration::from_secs(5) };
+    let how = Serve {
+        limits: ConnectionLimits::default(),
+        tls: Some(tls.clone()),
+        drain_timeout: Duration::from_secs(5),
+        workers: Workers::none(),
+    };
     tokio::spawn(serve(listener, how, handler, CancellationToken::new()));
     assert!(shake_hands(address, &root, "one.test").await.unwrap().contains("ok tls=true"));
 
