@@ -15,7 +15,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use http_body::{Body, Frame, SizeHint};
 
 use super::Payload;
@@ -25,6 +25,8 @@ use crate::{
     telemetry::{AccessLog, Family, status_class},
 };
 
+pub(super) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const X_AMZN_TRACE_ID: HeaderName = HeaderName::from_static("x-amzn-trace-id");
 /// Longest request id of a client's that we take over.
 const LONGEST_ID: usize = 128;
 /// How much of a User-Agent the log shows.
@@ -49,8 +51,8 @@ impl RequestIds {
         let sane = |value: &&HeaderValue| {
             (1..=LONGEST_ID).contains(&value.len()) && value.as_bytes().iter().all(u8::is_ascii_graphic)
         };
-        let own = headers.get("x-request-id").filter(sane);
-        let trace = headers.get("x-amzn-trace-id").filter(sane);
+        let own = headers.get(X_REQUEST_ID).filter(sane);
+        let trace = headers.get(X_AMZN_TRACE_ID).filter(sane);
         if let (Some(own), None) = (own, trace) {
             return own.clone();
         }

@@ -173,7 +173,7 @@ impl Edge {
 
     fn finish(&self, response: Response<Payload>, visit: Box<Visit>) -> Response<Counted> {
         let (mut head, payload) = response.into_parts();
-        head.headers.insert("x-request-id", visit.id.clone());
+        head.headers.insert(layers::X_REQUEST_ID, visit.id.clone());
         if visit.is_hubs {
             cors::open(&mut head.headers);
         }

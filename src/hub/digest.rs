@@ -30,11 +30,19 @@ impl Sha256 {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct GitOid([u8; 20]);
 
+/// Writes up to 32 bytes in hex without an allocation: every answer and every access line has several.
+pub(super) fn write_hex(bytes: &[u8], f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    let mut text = [0; 64];
+    let text = text.get_mut(..2 * bytes.len()).ok_or(fmt::Error)?;
+    hex::encode_to_slice(bytes, text).map_err(|_| fmt::Error)?;
+    f.write_str(std::str::from_utf8(text).map_err(|_| fmt::Error)?)
+}
+
 macro_rules! hex_text {
     ($type:ident, $what:literal, $problem:literal) => {
         impl fmt::Display for $type {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(&hex::encode(self.0))
+                write_hex(&self.0, f)
             }
         }
         impl fmt::Debug for $type {

@@ -10,7 +10,7 @@ pub struct Commit([u8; 20]);
 
 impl fmt::Display for Commit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&hex::encode(self.0))
+        super::digest::write_hex(&self.0, f)
     }
 }
 

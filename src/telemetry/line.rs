@@ -12,6 +12,8 @@ use super::LogFormat;
 
 thread_local! {
     static BUFFER: RefCell<String> = const { RefCell::new(String::new()) };
+    /// A second since 1970 and its text: thousands of lines share one.
+    static SECOND: RefCell<(i64, String)> = const { RefCell::new((i64::MIN, String::new())) };
 }
 
 /// A line that is being filled.
@@ -75,17 +77,18 @@ fn start(text: &mut String, format: LogFormat, now: OffsetDateTime, target: &str
     if format == LogFormat::Json {
         text.push_str("{\"timestamp\":\"");
     }
-    let _ = write!(
-        text,
-        "{:04}-{:02}-{:02}T{:02}:{:02}:{:02}.{:06}Z",
-        now.year(),
-        u8::from(now.month()),
-        now.day(),
-        now.hour(),
-        now.minute(),
-        now.second(),
-        now.microsecond()
-    );
+    SECOND.with_borrow_mut(|(second, shown)| {
+        if *second != now.unix_timestamp() {
+            *second = now.unix_timestamp();
+            shown.clear();
+            let (year, month, day) = now.to_calendar_date();
+            let (hour, minute, second) = now.to_hms();
+            let month = u8::from(month);
+            let _ = write!(shown, "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}");
+        }
+        text.push_str(shown);
+    });
+    let _ = write!(text, ".{:06}Z", now.microsecond());
     let _ = match format {
         LogFormat::Json => write!(text, "\",\"level\":\"INFO\",\"target\":\"{target}\""),
         LogFormat::Text => write!(text, "  INFO {target}:"),
@@ -97,7 +100,11 @@ struct Escaped<'a>(&'a mut String);
 
 impl std::fmt::Write for Escaped<'_> {
     fn write_str(&mut self, text: &str) -> std::fmt::Result {
-        for c in text.chars() {
+        // Nearly all there is to write is plain.
+        let plain = |b: u8| matches!(b, b' '..=b'~') && b != b'"' && b != b'\\';
+        let (start, rest) = text.split_at(text.bytes().position(|b| !plain(b)).unwrap_or(text.len()));
+        self.0.push_str(start);
+        for c in rest.chars() {
             match c {
                 '"' => self.0.push_str("\\\""),
                 '\\' => self.0.push_str("\\\\"),
