@@ -14,15 +14,13 @@ use futures_util::{
     FutureExt,
     future::{BoxFuture, Shared},
 };
-use tokio_util::task::TaskTracker;
-
-use super::{Error, Result, limits::Fare};
+use super::{Error, Result, limits::Fare, tasks::Tasks};
 
 type Flight<V> = Shared<BoxFuture<'static, Result<V>>>;
 
 /// Look-ups under way, by what they look up.
 pub(crate) struct Flights<K, V> {
-    tasks: TaskTracker,
+    tasks: Tasks,
     live: Arc<Mutex<HashMap<K, Flight<V>>>>,
 }
 
@@ -32,7 +30,7 @@ where
     V: Clone + Send + Sync + 'static,
 {
     /// None under way; tasks run as `tasks`.
-    pub(crate) fn new(tasks: TaskTracker) -> Self {
+    pub(crate) fn new(tasks: Tasks) -> Self {
         Self { tasks, live: Arc::default() }
     }
 
@@ -102,6 +100,8 @@ impl<K: Eq + Hash, V> Drop for Landing<K, V> {
 mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
+    use tokio_util::task::TaskTracker;
+
     use super::{
         super::{
             Asker,
@@ -112,7 +112,7 @@ mod tests {
 
     #[tokio::test]
     async fn askers_of_one_thing_share_one_task_that_outlives_them() {
-        let flights = Flights::<&str, usize>::new(TaskTracker::new());
+        let flights = Flights::<&str, usize>::new(Tasks::here(TaskTracker::new()));
         let runs = Arc::new(AtomicUsize::new(0));
         let gate = Arc::new(tokio::sync::Semaphore::new(0));
         let work = || {
@@ -135,7 +135,7 @@ mod tests {
 
     #[tokio::test]
     async fn only_who_begins_a_look_up_pays_for_it() {
-        let flights = Flights::<usize, ()>::new(TaskTracker::new());
+        let flights = Flights::<usize, ()>::new(Tasks::here(TaskTracker::new()));
         let config = LimitsConfig {
             upstream_per_minute: 1.try_into().unwrap(),
             burst: 2.try_into().unwrap(),

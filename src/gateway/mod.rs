@@ -26,6 +26,7 @@ mod refs;
 mod repos;
 mod snapshot;
 mod stored;
+mod tasks;
 mod turns;
 mod view;
 mod weights;
@@ -72,6 +73,7 @@ use known::Fresh;
 use nodes::NodesKey;
 use refs::Refs;
 use snapshot::{Snapshot, Snapshots};
+use tasks::Tasks;
 use view::{Verdict, VerdictKey};
 use weights::Weigh;
 
@@ -224,6 +226,7 @@ impl Gateway {
         manifest: Manifest,
         tasks: &TaskTracker,
     ) -> Self {
+        let tasks = Tasks::here(tasks.clone());
         let fills = Fills::new(config.fill.clone(), store.clone(), manifest.clone(), tasks.clone());
         Self(Arc::new(Parts {
             identities: Identities::new(store.clone()),

@@ -105,7 +105,7 @@ impl Fill {
         let Some(range) = claimed else { return };
         let fill = self.clone();
         // Ends by itself: with its range, with the origin's error, or when nobody reads.
-        tokio::spawn(async move {
+        self.tasks.spawn(async move {
             let mut at = range.start;
             let outcome = match fill.origin.open(range.clone(), fill.size).await {
                 Ok(chunks) => tokio::select! {

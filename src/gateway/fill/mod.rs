@@ -31,6 +31,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    gateway::tasks::Tasks,
     hub::{BlobId, GitOid, Repo, Sha256},
     manifest::NewRecord,
     policy::{Denial, PolicySet},
@@ -168,6 +169,8 @@ pub(crate) struct Fill {
     give_up: CancellationToken,
     /// Cancelled when the job that began it is over and nobody else reads.
     deserted: CancellationToken,
+    /// Where its work runs.
+    tasks: Tasks,
 }
 
 struct State {

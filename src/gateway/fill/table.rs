@@ -12,11 +12,11 @@ use tokio::{
     sync::{OnceCell, watch},
     time::Instant,
 };
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::sync::CancellationToken;
 
 use super::{Claim, Fill, FillEnd, FillKey, Order, Progress, Readers, State};
 use crate::{
-    gateway::{Error, turns::Turns},
+    gateway::{Error, tasks::Tasks, turns::Turns},
     hub::BlobId,
     manifest::Manifest,
     store::{self, Store},
@@ -54,7 +54,7 @@ pub(crate) struct Fills {
     config: FillConfig,
     store: Arc<dyn Store>,
     manifest: Manifest,
-    tasks: TaskTracker,
+    tasks: Tasks,
     live: Mutex<HashMap<FillKey, Arc<Fill>>>,
     mismatches: Mutex<HashMap<FillKey, (u32, Instant)>>,
     ended: Family<1>,
@@ -103,7 +103,7 @@ pub(crate) enum Joined {
 
 impl Fills {
     /// An empty table; its fills run as `tasks`.
-    pub(crate) fn new(config: FillConfig, store: Arc<dyn Store>, manifest: Manifest, tasks: TaskTracker) -> Arc<Self> {
+    pub(crate) fn new(config: FillConfig, store: Arc<dyn Store>, manifest: Manifest, tasks: Tasks) -> Arc<Self> {
         let (live, mismatches) = (Mutex::default(), Mutex::default());
         let ended = Family::new(["end"]);
         Arc::new(Self { config, store, manifest, tasks, live, mismatches, ended, turns: Turns::default() })
@@ -162,6 +162,7 @@ impl Fills {
             taint: OnceCell::new(),
             give_up: CancellationToken::new(),
             deserted: CancellationToken::new(),
+            tasks: self.tasks.clone(),
         });
         {
             let mut live = self.live();

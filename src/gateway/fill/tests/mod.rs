@@ -20,7 +20,7 @@ use super::{
     Fill, FillConfig, FillEnd, FillKey, Fills, Joined, Order, Origin, PAUSE_AFTER, Reader, Reading, is_tainted,
 };
 use crate::{
-    gateway::Error,
+    gateway::{Error, tasks::Tasks},
     hub::{BlobId, GitHasher, Repo, RepoKind, Sha256},
     manifest::{Manifest, NewRecord, What, WriterId},
     policy::PolicySet,
@@ -117,7 +117,7 @@ impl Bench {
         let store = store::build(&store_config, &store::SpoolConfig::default(), "w").await.unwrap();
         let tasks = TaskTracker::new();
         let manifest = Manifest::start(store.clone(), WriterId::new(), &tasks, CancellationToken::new());
-        let fills = Fills::new(config, store.clone(), manifest.clone(), tasks);
+        let fills = Fills::new(config, store.clone(), manifest.clone(), Tasks::here(tasks));
         // Not the same byte everywhere: a piece in the wrong place must change the digest.
         let content: Vec<u8> = (0..size).map(|n| u8::try_from((n * 31 + n / 251) % 256).unwrap()).collect();
         let script = Arc::new(Script {
