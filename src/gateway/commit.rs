@@ -52,13 +52,13 @@ impl Gateway {
         match rule.decide_revision(revision).map_err(|denial| self.denied(&denial))? {
             RevisionVerdict::Allowed => match revision.as_commit() {
                 Some(commit) => self.at_commit(asker, asked, commit).await,
-                None => self.at_ref(asker, asked, revision).await,
+                None => Box::pin(self.at_ref(asker, asked, revision)).await,
             },
             RevisionVerdict::PinnedTo(commit) => self.at_commit(asker, asked, commit).await,
             RevisionVerdict::NeedsHistory => {
                 let resolved = match revision.as_commit() {
                     Some(commit) => self.at_commit(asker, asked, commit).await?,
-                    None => self.at_ref(asker, asked, revision).await?,
+                    None => Box::pin(self.at_ref(asker, asked, revision)).await?,
                 };
                 self.admit(asker, rule, &resolved).await?;
                 Ok(resolved)
@@ -71,10 +71,12 @@ impl Gateway {
     async fn at_commit(&self, asker: &Asker, asked: &Repo, commit: Commit) -> Result<Resolved> {
         let repo = match self.identities.of(asked).await? {
             Some(identity) => {
-                self.refuse_gone(asker, asked, &identity.canonical).await?;
+                if self.config.on_gone == OnGone::Refuse {
+                    Box::pin(self.refuse_gone(asker, asked, &identity.canonical)).await?;
+                }
                 identity.canonical.clone()
             }
-            None => self.look(asker, asked, &commit.into()).await?.repo,
+            None => Box::pin(self.look(asker, asked, &commit.into())).await?.repo,
         };
         let revision = self.admitted.get(&(repo.clone(), commit)).await.unwrap_or_else(|| commit.into());
         Ok(Resolved { repo, commit, revision, stale: false })
@@ -82,9 +84,6 @@ impl Gateway {
 
     /// Where repos that are gone are to be refused: whether this one is back.
     async fn refuse_gone(&self, asker: &Asker, asked: &Repo, canonical: &Repo) -> Result<()> {
-        if self.config.on_gone == OnGone::Serve {
-            return Ok(());
-        }
         let Some(gone) = self.refs.gone(canonical).await? else { return Ok(()) };
         match self.look(asker, asked, &gone.revision).await {
             Err(error) if is_gone(&error) => Err(error),
@@ -98,7 +97,9 @@ impl Gateway {
     async fn at_ref(&self, asker: &Asker, asked: &Repo, revision: &Revision) -> Result<Resolved> {
         let last = match self.identities.of(asked).await? {
             Some(identity) => {
-                self.refuse_gone(asker, asked, &identity.canonical).await?;
+                if self.config.on_gone == OnGone::Refuse {
+                    Box::pin(self.refuse_gone(asker, asked, &identity.canonical)).await?;
+                }
                 let record = self.refs.last(&identity.canonical, revision).await?;
                 record.map(|record| Looked { repo: identity.canonical.clone(), record })
             }
@@ -221,6 +222,11 @@ impl Gateway {
         {
             return Ok(());
         }
+        Box::pin(self.admit_by_ref(asker, rule, name)).await
+    }
+
+    async fn admit_by_ref(&self, asker: &Asker, rule: &Rule, name: (Repo, Commit)) -> Result<()> {
+        let (repo, commit) = (&name.0, name.1);
         let allowed = |record: &RefRecord| {
             record.commit == commit && !record.revision.may_be_short_sha() && rule.allows_ref(record.revision.as_str())
         };

@@ -7,7 +7,7 @@ use http_body_util::BodyExt;
 use tokio::time::Instant;
 
 use super::{
-    Asker, BodyError, Cached, DEADLINE, Error, File, Gateway, Located, Opened, Refusal, Result,
+    Asker, BodyError, Cached, DEADLINE, Error, File, Gateway, Located, Opened, Refusal, Result, by,
     fill::{FillEnd, FillKey, Joined, Order, Reader, Reading, is_tainted},
     origin::HubFile,
     view::View,
@@ -32,7 +32,7 @@ impl Gateway {
     /// Where a file is and all that HEAD says of it. Never fetches the file.
     pub async fn locate(&self, asker: &Asker, asked: &Repo, revision: &Revision, path: &RepoPath) -> Result<Located> {
         let answer_by = Instant::now() + DEADLINE;
-        self.by(answer_by, self.locate_unhurried(asker, asked, revision, path, answer_by)).await
+        by(answer_by, self.locate_unhurried(asker, asked, revision, path, answer_by)).await
     }
 
     pub(super) async fn locate_unhurried(
@@ -96,19 +96,26 @@ impl Gateway {
             let range = if resumes && self.may_be_spoiled(file).await? { None } else { range };
             self.open_range(asker, file, range.unwrap_or(0..file.size)).await
         };
-        self.by(answer_by, opened).await
+        by(answer_by, opened).await
     }
 
     async fn open_range(&self, asker: &Asker, file: &File, range: Range<u64>) -> Result<Opened> {
+        if let Some(hit) = self.hit(asker, file, range.clone()).await? {
+            return Ok(hit);
+        }
+        Box::pin(self.open_by_fill(asker, file, range)).await
+    }
+
+    async fn open_by_fill(&self, asker: &Asker, file: &File, range: Range<u64>) -> Result<Opened> {
         for _ in 0..MAX_TRIES {
-            if let Some(hit) = self.hit(asker, file, range.clone()).await? {
-                return Ok(hit);
-            }
             let fill = match self.fills.join(self.order(asker, file)).await? {
                 Joined::Begun(fill) => (fill, Cached::Fill),
                 Joined::Live(fill) => (fill, Cached::Joined),
                 Joined::Ending(fill) => match fill.ended().await {
-                    FillEnd::Stored(_) => continue,
+                    FillEnd::Stored(_) => match self.hit(asker, file, range.clone()).await? {
+                        Some(hit) => return Ok(hit),
+                        None => continue,
+                    },
                     end => return Err(end.into_error()),
                 },
             };
@@ -163,7 +170,7 @@ impl Gateway {
     async fn hit(&self, asker: &Asker, file: &File, range: Range<u64>) -> Result<Option<Opened>> {
         let entry = match self.manifest.entry(&file.repo, file.commit, &file.path).await? {
             Some(entry) => entry,
-            None => match self.adopt(asker, file).await? {
+            None => match Box::pin(self.adopt(asker, file)).await? {
                 Some(entry) => entry,
                 None => return Ok(None),
             },

@@ -10,11 +10,11 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
+use super::{Error, Result, limits::Fare, tasks::Tasks};
 use futures_util::{
     FutureExt,
     future::{BoxFuture, Shared},
 };
-use super::{Error, Result, limits::Fare, tasks::Tasks};
 
 type Flight<V> = Shared<BoxFuture<'static, Result<V>>>;
 

@@ -19,6 +19,10 @@ impl Gateway {
         if rule.hook == HookDemand::Optional || asker.background {
             return Ok(());
         }
+        Box::pin(self.hook_has_passed(view)).await
+    }
+
+    async fn hook_has_passed(&self, view: &View) -> Result<()> {
         let (repo, commit) = (&view.resolved.repo, view.resolved.commit);
         let name = (repo.clone(), commit);
         let verdict = match self.hook_verdicts.get(&name).await {
@@ -35,6 +39,6 @@ impl Gateway {
             Some(Verdict::Failed(why)) => why,
             None => "it has not run on this commit yet".to_owned(),
         };
-        Err(self.denied(&rule.hook_not_passed(repo.id(), commit, &why)))
+        Err(self.denied(&view.grant.approved.rule.hook_not_passed(repo.id(), commit, &why)))
     }
 }

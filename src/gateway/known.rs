@@ -68,6 +68,10 @@ impl Gateway {
         if let Some(fresh) = self.fresh.get(&name).await {
             return Ok(Known::Facts(fresh));
         }
+        Box::pin(self.known_without_tree(asker, name)).await
+    }
+
+    async fn known_without_tree(&self, asker: &Asker, name: (Repo, Commit)) -> Result<Known> {
         let Some(early) = self.snapshots.early(&name.0, name.1).await? else {
             return self.facts_of(asker, name).await.map(Known::Facts);
         };

@@ -216,6 +216,14 @@ where
         .build()
 }
 
+/// Bounds the time to an answer.
+async fn by<T>(deadline: Instant, work: impl Future<Output = Result<T>>) -> Result<T> {
+    tokio::time::timeout_at(deadline, work).await.unwrap_or_else(|_| {
+        let why = "still fetching from the origin; the answer will be here soon".to_owned();
+        Err(Error::Busy { why, retry_after: RETRY })
+    })
+}
+
 impl Gateway {
     /// Puts the parts together. Tasks run as `tasks`, which the caller waits for at the end.
     pub fn new(
@@ -310,15 +318,8 @@ impl Gateway {
 
     /// Bounds the time to an answer. Shared work goes on when a client's time is over.
     async fn in_time<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
-        self.by(Instant::now() + DEADLINE, work).await
-    }
-
-    async fn by<T>(&self, deadline: Instant, work: impl Future<Output = Result<T>>) -> Result<T> {
-        // Boxed: asking upstream needs kilobytes of state, which every answer from the store would move about.
-        tokio::time::timeout_at(deadline, Box::pin(work)).await.unwrap_or_else(|_| {
-            let why = "still fetching from the origin; the answer will be here soon".to_owned();
-            Err(Error::Busy { why, retry_after: RETRY })
-        })
+        // Boxed: what lists and facts take of state is large, and would be part of every request's.
+        by(Instant::now() + DEADLINE, Box::pin(work)).await
     }
 
     /// Takes note of whether upstream could be asked. Nonsense about one repo says nothing of the others.

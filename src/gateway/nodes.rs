@@ -29,7 +29,7 @@ impl Gateway {
     /// Those of the paths that the commit has, in their order. While its tree is not here, they are asked for
     /// by name.
     pub(super) async fn nodes(&self, asker: &Asker, view: &View, paths: &[RepoPath]) -> Result<Vec<TreeNode>> {
-        let Known::Whole(whole) = &view.known else { return self.single_nodes(asker, view, paths).await };
+        let Known::Whole(whole) = &view.known else { return Box::pin(self.single_nodes(asker, view, paths)).await };
         let mut found = Vec::with_capacity(paths.len().min(1000));
         for path in paths {
             found.extend(self.snapshots.node(whole, path).await?);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use time::{Date, OffsetDateTime};
 
 use super::{
-    Asker, Gateway, Result,
+    Asker, Error, Gateway, Result,
     commit::Resolved,
     grant::Grant,
     known::Known,
@@ -72,6 +72,13 @@ impl Gateway {
     /// whether any weights would be left.
     pub(super) async fn settled_view(&self, asker: &Asker, asked: &Repo, revision: &Revision) -> Result<View> {
         let view = self.view(asker, asked, revision).await?;
+        if matches!(view.known, Known::Whole(_)) {
+            return Ok(view);
+        }
+        Box::pin(self.wait_to_settle(asker, asked, view)).await
+    }
+
+    async fn wait_to_settle(&self, asker: &Asker, asked: &Repo, view: View) -> Result<View> {
         match self.settled(asker, &view.known).await? {
             None => Ok(view),
             Some(Known::Whole(snapshot)) => self.redecided(asked, view, snapshot).await,
@@ -99,9 +106,12 @@ impl Gateway {
         let verdict = match self.verdicts.get(&name).await {
             Some(verdict) => verdict,
             None => {
-                let verdict = self.decide(question, resolved, known).await?;
-                self.verdicts.insert(name, verdict.clone()).await;
-                verdict
+                let decided = async {
+                    let verdict = self.decide(question, resolved, known).await?;
+                    self.verdicts.insert(name, verdict.clone()).await;
+                    Ok::<_, Error>(verdict)
+                };
+                Box::pin(decided).await?
             }
         };
         verdict.map_err(|denial| self.denied(&denial))

@@ -51,7 +51,7 @@ impl Shared {
         }
         let route = match HubRoute::parse(&ask.parts.method, path, ask.parts.uri.query()) {
             Ok(route) => route,
-            Err(problem) => return self.malformed(ask, &problem, visit).await,
+            Err(problem) => return Box::pin(self.malformed(ask, &problem, visit)).await,
         };
         visit.route = route.name();
         visit.repo = route.repo().cloned();
