@@ -140,8 +140,8 @@ impl Core {
         let (manifest_tasks, manifest_stop) = (TaskTracker::new(), CancellationToken::new());
         let manifest = Manifest::start(store.clone(), writer.clone(), &manifest_tasks, manifest_stop.clone());
         let origin = upstream.endpoint_host();
-        let admin = Admin::new(&config.approvals, store.clone(), policy.clone(), manifest.clone(), origin);
         let tasks = TaskTracker::new();
+        let admin = Admin::new(&config.approvals, store.clone(), policy.clone(), manifest.clone(), origin, &tasks);
         let gateway_config = GatewayConfig {
             ref_ttl: config.upstream.ref_ttl,
             on_gone: config.upstream.on_gone,

@@ -33,8 +33,8 @@ use std::{
 
 use serde_json::Value;
 use time::OffsetDateTime;
-use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
+use tokio::{task::JoinHandle, time::Instant};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     hub::Repo,
@@ -60,6 +60,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(3);
 const FLUSH_EVERY: Duration = Duration::from_secs(15);
 /// How often old requests are looked for.
 const FORGET_EVERY: Duration = Duration::from_hours(6);
+/// How often purges are looked for that did not come to their end. Each try reads the whole log.
+const FINISH_EVERY: Duration = Duration::from_secs(30);
 /// How long approvals count that can't be read any more.
 const CLOSED_AFTER: Duration = Duration::from_mins(1);
 
@@ -174,6 +176,9 @@ pub struct Parts {
     /// Held from reading the ledgers to laying them over the policy, so that an older state can't replace a newer one.
     applying: tokio::sync::Mutex<()>,
     health: Mutex<Health>,
+    /// Held while withdrawn files are removed.
+    purging: tokio::sync::Mutex<()>,
+    tasks: TaskTracker,
 }
 
 #[derive(Debug, Default)]
@@ -194,13 +199,15 @@ impl Deref for Admin {
 }
 
 impl Admin {
-    /// Puts it together; nothing is read yet. `origin` is the upstream host that the manifest's records name.
+    /// Puts it together; nothing is read yet. `origin` is the upstream host that the manifest's records name;
+    /// files are removed as `tasks`, which the caller waits for at the end.
     pub fn new(
         config: &ApprovalsConfig,
         store: Arc<dyn Store>,
         policy: Arc<PolicyHandle>,
         manifest: Manifest,
         origin: &str,
+        tasks: &TaskTracker,
     ) -> Self {
         let writer = manifest.writer().clone();
         Self(Arc::new(Parts {
@@ -213,6 +220,8 @@ impl Admin {
             is_read: AtomicBool::new(false),
             applying: tokio::sync::Mutex::default(),
             health: Mutex::default(),
+            purging: tokio::sync::Mutex::default(),
+            tasks: tasks.clone(),
             store,
             manifest,
             policy,
@@ -319,14 +328,18 @@ impl Admin {
         let mut looks = tokio::time::interval(LOOK_EVERY);
         looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let (mut flushed, mut forgot): (Instant, Option<Instant>) = (Instant::now(), None);
-        let mut is_first = true;
+        let (mut finished, mut finishing): (Option<Instant>, Option<JoinHandle<()>>) = (None, None);
         while stop.run_until_cancelled(looks.tick()).await.is_some() {
             if let Err(error) = self.refresh().await {
                 tracing::debug!(%error, "looking for decisions failed");
                 continue;
             }
-            if std::mem::take(&mut is_first) {
-                tokio::spawn(self.clone().finish_purges());
+            if finishing.as_ref().is_none_or(JoinHandle::is_finished)
+                && finished.is_none_or(|at| at.elapsed() >= FINISH_EVERY)
+            {
+                finished = Some(Instant::now());
+                let admin = self.clone();
+                finishing = Some(self.tasks.spawn(async move { admin.finish_purges().await }));
             }
             if flushed.elapsed() >= FLUSH_EVERY {
                 flushed = Instant::now();
@@ -340,14 +353,6 @@ impl Admin {
             }
         }
         self.flush().await;
-    }
-
-    async fn finish_purges(self) {
-        for id in self.unfinished_purges() {
-            if let Err(error) = self.purge(&id).await {
-                tracing::error!(%id, %error, "removing withdrawn files failed; the next start tries again");
-            }
-        }
     }
 
     async fn flush(&self) {

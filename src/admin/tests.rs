@@ -6,12 +6,15 @@ use tempfile::TempDir;
 use time::OffsetDateTime;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{Actor, Admin, ApprovalsConfig, Error, Id, Note, Proposal, ledger::Ledger};
+use super::{Actor, Admin, ApprovalsConfig, Error, Id, LOOK_EVERY, Note, Proposal, Target, Withdrawal, ledger::Ledger};
 use crate::{
-    hub::{Commit, Repo},
-    manifest::{Manifest, WriterId, testing::MemoryStore},
+    hub::{Commit, Repo, Sha256},
+    manifest::{
+        Entry, Manifest, NewRecord, What, WriterId,
+        testing::{Fate, MemoryStore, content, fact},
+    },
     policy::{EnvLists, LicenseId, PolicyHandle, today},
-    store::{Key, Prefix},
+    store::{ErrorKind, Key, Prefix},
 };
 
 const POLICY: &str = "[licenses]\nallow = [\"mit\"]\n[[allow]]\nname = \"org\"\nrepo = \"org/*\"\n";
@@ -31,7 +34,7 @@ impl Desk {
         let tasks = TaskTracker::new();
         let manifest = Manifest::start(store.clone(), WriterId::new(), &tasks, CancellationToken::new());
         let config = ApprovalsConfig { enabled: true };
-        let admin = Admin::new(&config, store.clone(), policy.clone(), manifest, "hub.test");
+        let admin = Admin::new(&config, store.clone(), policy.clone(), manifest, "hub.test", &tasks);
         admin.refresh().await.unwrap();
         Self { admin, policy, _dir: dir }
     }
@@ -90,4 +93,118 @@ async fn a_decision_that_was_written_already_by_this_very_write_counts_as_writte
         let refused = ledger().write(&id, note(other)).await;
         assert!(matches!(refused, Err(Error::Already(_))), "{refused:?}");
     }
+}
+
+/// Stores a file whose content is that of number `n`, as a fill does.
+async fn stored(store: &MemoryStore, desk: &Desk, n: usize, fact: NewRecord) {
+    store.plant(Key::blob(&fact.sha256).as_str(), content(n));
+    desk.admin.manifest.record_stored(fact).await.unwrap();
+}
+
+fn copy(n: usize) -> NewRecord {
+    NewRecord { repo: "org/copy".parse().unwrap(), ..fact(n) }
+}
+
+fn blob(n: usize) -> String {
+    Key::blob(&fact(n).sha256).as_str().to_owned()
+}
+
+fn index(fact: &NewRecord) -> String {
+    Entry::of(fact).key().as_str().to_owned()
+}
+
+/// What a process that died wrote to the log.
+async fn recorded(desk: &Desk, fact: NewRecord, withdrawal: &Withdrawal) {
+    let record = desk.admin.removal(What::Withdrawn, &Entry::of(&fact), withdrawal, Sha256::ZERO);
+    desk.admin.manifest.record(record).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_purge_that_died_before_its_blobs_went_is_completed() {
+    let store = MemoryStore::new();
+    let desk = Desk::over(&store).await;
+    for n in 0..2 {
+        stored(&store, &desk, n, fact(n)).await;
+    }
+    stored(&store, &desk, 1, copy(1)).await;
+    let target = Target::Repo { repo: fact(0).repo };
+    let shown = desk.admin.withdraw(target, "leaked", true, &anna()).await.unwrap();
+    for n in 0..2 {
+        recorded(&desk, fact(n), &shown.withdrawal).await;
+    }
+    let next = Desk::over(&store).await;
+    next.admin.carry_out(&shown.withdrawal.id).await.unwrap();
+    assert_eq!(store.keys("blobs/"), [blob(1)], "the copy's stays");
+    assert_eq!(store.keys("manifest/index/"), [index(&copy(1))]);
+    let purged = next.admin.withdrawal(&shown.withdrawal.id).unwrap().purged.unwrap();
+    assert_eq!((&purged.details["files"], &purged.details["blobs"]), (&2.into(), &1.into()), "{purged:?}");
+}
+
+#[tokio::test]
+async fn a_purge_of_a_content_that_died_before_its_entries_went_is_completed() {
+    let store = MemoryStore::new();
+    let desk = Desk::over(&store).await;
+    stored(&store, &desk, 0, fact(0)).await;
+    let entry = store.object(&index(&fact(0)));
+    let target = Target::Sha256 { sha256: fact(0).sha256 };
+    let shown = desk.admin.withdraw(target, "poisoned", true, &anna()).await.unwrap();
+    recorded(&desk, fact(0), &shown.withdrawal).await;
+    store.plant(&index(&fact(0)), entry);
+    Desk::over(&store).await.admin.carry_out(&shown.withdrawal.id).await.unwrap();
+    assert_eq!((store.keys("blobs/").len(), store.keys("manifest/index/").len()), (0, 0));
+}
+
+#[tokio::test]
+async fn a_file_that_adopted_a_content_while_it_was_removed_is_a_miss() {
+    let store = MemoryStore::new();
+    let desk = Desk::over(&store).await;
+    stored(&store, &desk, 0, fact(0)).await;
+    let target = Target::Repo { repo: fact(0).repo };
+    let shown = desk.admin.withdraw(target, "leaked", true, &anna()).await.unwrap();
+    stored(&store, &desk, 0, copy(0)).await;
+    store.uproot(&blob(0));
+    desk.admin.carry_out(&shown.withdrawal.id).await.unwrap();
+    assert_eq!(store.keys("manifest/index/"), Vec::<String>::new());
+    let found = desk.admin.manifest.entry(&copy(0).repo, copy(0).commit, &copy(0).path).await.unwrap();
+    assert_eq!(found, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_purge_that_failed_is_tried_again_while_the_gateway_runs() {
+    let store = MemoryStore::new();
+    let desk = Desk::over(&store).await;
+    stored(&store, &desk, 0, fact(0)).await;
+    let target = Target::Repo { repo: fact(0).repo };
+    let mut withdrawal = desk.admin.withdraw(target, "leaked", true, &anna()).await.unwrap().withdrawal;
+    withdrawal.time -= time::Duration::hours(1);
+    let key = Key::withdrawal(withdrawal.id.as_str(), None);
+    store.plant(key.as_str(), serde_json::to_vec(&withdrawal).unwrap());
+    store.next_write("policies/", Fate::Fails(ErrorKind::PermissionDenied));
+    let next = Desk::over(&store).await;
+    let (opened, stop) = (CancellationToken::new(), CancellationToken::new());
+    opened.cancel();
+    let watching = tokio::spawn(next.admin.clone().watch(opened, stop.clone()));
+    for _ in 0..100 {
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+    assert_eq!(store.keys("blobs/"), Vec::<String>::new());
+    assert!(next.admin.withdrawal(&withdrawal.id).unwrap().purged.is_some());
+    stop.cancel();
+    watching.await.unwrap();
+}
+
+#[tokio::test]
+async fn withdrawing_a_former_name_refuses_the_one_under_which_the_files_are_stored() {
+    let store = MemoryStore::new();
+    store.plant(Key::identity(&"org/old".parse().unwrap()).as_str(), r#"{"canonical":"org/new"}"#);
+    let desk = Desk::over(&store).await;
+    assert!(desk.allows("org/old") && desk.allows("org/new"));
+    let target = Target::Repo { repo: "org/old".parse().unwrap() };
+    let shown = desk.admin.withdraw(target, "leaked", false, &anna()).await.unwrap();
+    assert_eq!(shown.withdrawal.stored_as, ["org/new".parse().unwrap()]);
+    for desk in [&desk, &Desk::over(&store).await] {
+        assert!(!desk.allows("org/old") && !desk.allows("org/new") && desk.allows("org/other"));
+    }
+    desk.admin.lift(&shown.withdrawal.id, "fixed", &anna()).await.unwrap();
+    assert!(desk.allows("org/old") && desk.allows("org/new"));
 }

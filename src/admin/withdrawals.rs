@@ -4,9 +4,10 @@ use std::{cmp::Reverse, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use time::OffsetDateTime;
+use time::{Duration, OffsetDateTime};
+use tokio::task::JoinHandle;
 
-use super::{Actor, Admin, Error, Id, Note, Result, ledger::Decided, purge::Purged};
+use super::{Actor, Admin, Error, Id, Note, Result, ledger::Decided};
 use crate::{
     hub::{Commit, Repo, Sha256},
     manifest::kind_and_id,
@@ -19,6 +20,8 @@ const SCHEMA: u32 = 1;
 const LIFTED: &str = "lifted";
 /// The word for a withdrawal whose files are gone from the store.
 const PURGED: &str = "purged";
+/// How long a purge is left to the process that was told, before any other takes it up.
+const PURGING: Duration = Duration::seconds(30);
 
 /// What is withdrawn.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -70,6 +73,9 @@ pub struct Withdrawal {
     /// What.
     #[serde(flatten)]
     pub target: Target,
+    /// Under which other names its files are stored, as of a repo that was renamed: they are refused, too.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub stored_as: Vec<Repo>,
     /// Why: who is refused reads it.
     pub reason: String,
     /// Whether its files are removed from the store, too.
@@ -96,7 +102,8 @@ impl Admin {
     pub async fn withdraw(&self, target: Target, reason: &str, purge: bool, actor: &Actor) -> Result<WithdrawalShown> {
         let now = OffsetDateTime::now_utc();
         let id = Id::new(now);
-        let details = json!({ "id": id, "purge": purge });
+        let stored_as = self.other_names(&target).await?;
+        let details = json!({ "id": id, "purge": purge, "stored_as": stored_as });
         self.audit.record(actor.change("withdrawal.withdraw", &target, Some(reason), details)).await?;
         let withdrawal = Withdrawal {
             schema: SCHEMA,
@@ -104,12 +111,19 @@ impl Admin {
             time: now,
             by: actor.name.clone(),
             target,
+            stored_as,
             reason: reason.to_owned(),
             purge,
         };
         self.withdrawals.write(&id, withdrawal).await?;
         self.apply().await;
         self.withdrawal(&id)
+    }
+
+    async fn other_names(&self, target: &Target) -> Result<Vec<Repo>> {
+        let (Target::Repo { repo } | Target::Commit { repo, .. }) = target else { return Ok(Vec::new()) };
+        let names = self.stored_names(repo).await?;
+        Ok(names.into_iter().filter(|name| !name.same_name(repo)).collect())
     }
 
     /// Ends a withdrawal. What was purged is fetched anew when somebody asks for it.
@@ -149,10 +163,24 @@ impl Admin {
         Ok(())
     }
 
+    /// The same as a task that a stopping process waits for; what fails is tried again by [`Admin::watch`].
+    pub fn carry_out_behind(&self, id: &Id) -> JoinHandle<()> {
+        let (admin, id) = (self.clone(), id.clone());
+        self.tasks.spawn(async move {
+            if let Err(error) = admin.carry_out(&id).await {
+                tracing::error!(%id, %error, "withdrawn, but not removed; it is tried again");
+            }
+        })
+    }
+
     /// Removes a withdrawal's files from the store: log record, index entry, and the blobs that nothing else names.
-    /// Doing it twice is harmless.
-    pub async fn purge(&self, id: &Id) -> Result<Purged> {
+    /// One at a time. Doing it twice is harmless; what is done is not done again.
+    async fn purge(&self, id: &Id) -> Result<()> {
+        let _one_at_a_time = self.purging.lock().await;
         let decided = self.withdrawals.get(id).ok_or_else(|| Error::Unknown(format!("no withdrawal {id}")))?;
+        if decided.notes.contains_key(PURGED) || decided.notes.contains_key(LIFTED) {
+            return Ok(());
+        }
         let purged = self.remove_files(&decided.item).await?;
         tracing::info!(%id, files = purged.files, blobs = purged.blobs, bytes = purged.bytes, "withdrawn files removed");
         let note = Note {
@@ -163,17 +191,28 @@ impl Admin {
         };
         match self.withdrawals.note(id, PURGED, note).await {
             // Another replica was first.
-            Ok(_) | Err(Error::Already(_)) => Ok(purged),
+            Ok(_) | Err(Error::Already(_)) => Ok(()),
             Err(error) => Err(error),
         }
     }
 
-    /// Withdrawals whose files are still to be removed, since a process ended in between.
-    pub(super) fn unfinished_purges(&self) -> Vec<Id> {
+    /// Removes what a process left that ended in between, or that could not.
+    pub(super) async fn finish_purges(&self) {
+        for id in self.unfinished_purges() {
+            if let Err(error) = self.purge(&id).await {
+                tracing::error!(%id, %error, "removing withdrawn files failed; it is tried again");
+            }
+        }
+    }
+
+    /// Withdrawals whose files are still to be removed.
+    fn unfinished_purges(&self) -> Vec<Id> {
         let all = self.withdrawals.all().into_iter();
         let unfinished = all.filter(|decided| {
             let ended = decided.notes.contains_key(PURGED) || decided.notes.contains_key(LIFTED);
-            decided.item.purge && !ended
+            // Who withdrew it a moment ago is at it.
+            let is_at_it = OffsetDateTime::now_utc() - decided.item.time < PURGING;
+            decided.item.purge && !ended && !is_at_it
         });
         unfinished.map(|decided| decided.item.id.clone()).collect()
     }
@@ -181,18 +220,34 @@ impl Admin {
     /// The withdrawals that hold, as rules.
     pub(super) fn withdrawn_rules(&self) -> Vec<ExtraDeny> {
         let all = self.withdrawals.all().into_iter();
-        all.filter(|decided| !decided.notes.contains_key(LIFTED)).map(|decided| as_rule(&decided.item)).collect()
+        all.filter(|decided| !decided.notes.contains_key(LIFTED)).flat_map(|decided| as_rules(&decided.item)).collect()
     }
 }
 
-fn as_rule(withdrawal: &Arc<Withdrawal>) -> ExtraDeny {
-    let what = match &withdrawal.target {
+/// The name of a withdrawal's rule, by which records refer to it.
+pub(super) fn rule_of(withdrawal: &Withdrawal) -> String {
+    format!("{WITHDRAWAL}{}", withdrawal.id)
+}
+
+/// One rule for what was named, and one for each other name of a repo.
+fn as_rules(withdrawal: &Withdrawal) -> Vec<ExtraDeny> {
+    let mut denied = vec![match &withdrawal.target {
         Target::Repo { repo } => DeniedThing::Repo(repo.clone()),
         Target::Commit { commit, .. } => DeniedThing::Commit(*commit),
         Target::Sha256 { sha256 } => DeniedThing::Content(*sha256),
-    };
+    }];
+    // A commit is refused in whatever repo.
+    if matches!(withdrawal.target, Target::Repo { .. }) {
+        denied.extend(withdrawal.stored_as.iter().cloned().map(DeniedThing::Repo));
+    }
     let reason = format!("withdrawn on {}: {}", super::audit::day(withdrawal.time), withdrawal.reason);
-    ExtraDeny { name: format!("{WITHDRAWAL}{}", withdrawal.id), what, reason }
+    // Each rule has a name of its own.
+    let name = |place: usize| match place {
+        0 => rule_of(withdrawal),
+        place => format!("{}.{}", rule_of(withdrawal), place + 1),
+    };
+    let rules = denied.into_iter().enumerate();
+    rules.map(|(place, what)| ExtraDeny { name: name(place), what, reason: reason.clone() }).collect()
 }
 
 fn shown(decided: &Decided<Withdrawal>) -> WithdrawalShown {

@@ -545,7 +545,7 @@ async fn approvals_that_cannot_be_read_for_a_minute_do_not_count_and_withdrawals
     let stop = tokio_util::sync::CancellationToken::new();
     let manifest = Manifest::start(store.clone(), WriterId::new(), &tasks, stop.clone());
     let config = ApprovalsConfig { enabled: true };
-    let admin = Admin::new(&config, store.clone(), policy.clone(), manifest, "hub.test");
+    let admin = Admin::new(&config, store.clone(), policy.clone(), manifest, "hub.test", &tasks);
     assert!(!admin.is_read());
     admin.refresh().await.unwrap();
     assert!(admin.is_read());

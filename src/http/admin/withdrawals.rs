@@ -69,12 +69,7 @@ pub(super) async fn withdraw(
     let (target, reason) = (asked.target()?, text("reason", &asked.reason)?);
     let shown = control.admin.withdraw(target, &reason, asked.purge, &operator.actor()).await?;
     let id = shown.withdrawal.id;
-    let (admin, of) = (control.admin.clone(), id.clone());
-    let removing = tokio::spawn(async move {
-        if let Err(error) = admin.carry_out(&of).await {
-            tracing::error!(id = %of, %error, "withdrawn, but not removed; the next start tries again");
-        }
-    });
+    let removing = control.admin.carry_out_behind(&id);
     let _ = tokio::time::timeout(PATIENCE, removing).await;
     Ok((StatusCode::CREATED, Json(control.admin.withdrawal(&id)?)))
 }
