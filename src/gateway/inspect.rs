@@ -2,17 +2,25 @@
 //! fetched but its info, README and tree; the only question upstream that policy does not allow first (DESIGN I1), and
 //! so it is an admin's alone, and written to the audit log by whoever calls.
 
+use std::{sync::Arc, time::Duration};
+
 use futures_util::TryStreamExt as _;
 use serde::Serialize;
 use time::OffsetDateTime;
 
-use super::{Gateway, Result, commit::from_upstream};
+use super::{Asker, Gateway, Result, commit::from_upstream};
 use crate::{
     hub::{Commit, EntryKind, Repo, RepoPath, Revision},
     policy::{DenialKind, LicenseClaims},
     upstream::Purpose,
 };
 
+/// Clients come first: the last tenth of the budget is theirs.
+const PURPOSE: Purpose = Purpose::Background;
+/// How long an inspection is held.
+pub(super) const INSPECTION_TTL: Duration = Duration::from_mins(1);
+/// What an inspection costs its asker: info, README, and the tree's first page.
+const REQUESTS: usize = 3;
 /// Files that are named of each sort.
 const NAMED: usize = 20;
 /// Entries of a tree that are read.
@@ -57,20 +65,40 @@ pub struct Inspection {
 }
 
 impl Gateway {
-    /// Asks upstream about a repo.
+    /// Asks upstream about a repo, at most once a minute. It counts as the asker's requests to the origin, and goes on
+    /// behind an answer that it is too slow for.
     ///
     /// # Errors
-    /// [`super::Error::Denied`] where a deny rule names it: that is decided.
-    pub async fn inspect(&self, asked: &Repo, revision: &Revision) -> Result<Inspection> {
+    /// [`super::Error::Denied`] where a deny rule names it: that is decided. [`super::Error::Busy`] where it takes
+    /// longer than an answer may: ask again.
+    pub async fn inspect(&self, asker: &Asker, asked: &Repo, revision: &Revision) -> Result<Inspection> {
         let today = OffsetDateTime::now_utc().date();
         if let Err(denial) = self.policy.current().decide_repo(asked, today)
             && denial.kind() == DenialKind::DenyRule
         {
             return Err(self.denied(&denial));
         }
+        let name = (asked.clone(), revision.clone());
+        if let Some(inspection) = self.inspections.get(&name).await {
+            return Ok((*inspection).clone());
+        }
+        let work = || {
+            let (gateway, name) = (self.clone(), name.clone());
+            async move {
+                let inspection = Arc::new(gateway.inspect_now(&name.0, &name.1).await?);
+                gateway.inspections.insert(name, inspection.clone()).await;
+                Ok(inspection)
+            }
+        };
+        let fare = self.limits.fare(asker, REQUESTS);
+        let inspection = self.in_time(self.inspection_flights.join(name.clone(), fare, work)).await?;
+        Ok((*inspection).clone())
+    }
+
+    async fn inspect_now(&self, asked: &Repo, revision: &Revision) -> Result<Inspection> {
         let failed = |error| from_upstream(error, asked, revision);
-        let look = self.upstream.look(asked, revision, Purpose::Client).await.map_err(failed)?;
-        let readme = self.upstream.readme(&look.repo, look.commit, Purpose::Client).await.map_err(failed)?;
+        let look = self.upstream.look(asked, revision, PURPOSE).await.map_err(failed)?;
+        let readme = self.upstream.readme(&look.repo, look.commit, PURPOSE).await.map_err(failed)?;
         let mut inspection = Inspection {
             asked: asked.clone(),
             canonical: look.repo.clone(),
@@ -89,7 +117,7 @@ impl Gateway {
             code: Vec::new(),
             code_files: 0,
         };
-        let mut pages = self.upstream.tree(&look.repo, look.commit, Purpose::Client);
+        let mut pages = self.upstream.tree(&look.repo, look.commit, PURPOSE);
         while let Some(page) = pages.try_next().await.map_err(failed)? {
             for entry in page.into_iter().filter(|entry| entry.kind == EntryKind::File) {
                 inspection.count(entry.path, entry.lfs.map_or(entry.size, |lfs| lfs.size));

@@ -150,6 +150,8 @@ pub struct Parts {
     node_flights: Flights<NodesKey, Arc<Vec<TreeNode>>>,
     ref_flights: Flights<(Repo, bool), Arc<hub::Refs>>,
     commit_flights: Flights<(Repo, Commit), Arc<Vec<CommitInfo>>>,
+    inspection_flights: Flights<(Repo, Revision), Arc<Inspection>>,
+    inspections: Cache<(Repo, Revision), Arc<Inspection>>,
     /// Commits that an allowed revision led to, with that revision.
     admitted: Cache<(Repo, Commit), Revision>,
     unknown: Cache<(Repo, Revision), Error>,
@@ -249,6 +251,8 @@ impl Gateway {
             node_flights: Flights::new(tasks.clone()),
             ref_flights: Flights::new(tasks.clone()),
             commit_flights: Flights::new(tasks.clone()),
+            inspection_flights: Flights::new(tasks.clone()),
+            inspections: cache(1_000, inspect::INSPECTION_TTL),
             admitted: cache(100_000, FRESH_TTL),
             unknown: cache(10_000, UNKNOWN_TTL),
             insane: cache(1_000, UNKNOWN_TTL),

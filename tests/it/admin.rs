@@ -276,6 +276,23 @@ async fn inspect_asks_upstream_only_for_an_admin_and_is_written_down() {
 }
 
 #[tokio::test]
+async fn an_inspection_counts_as_its_askers_and_is_held_for_a_minute() {
+    let hub = Standin::builder().fixtures().start().await;
+    let limits = "limits.upstream_per_minute = 1\nlimits.burst = 3";
+    let gate = Setup::new().policy(REVIEWED).config(limits).config(&everybody()).start(&hub).await;
+    let question = |repo: &str| json!({ "repo": repo, "reason": "asked for by the lab" });
+    let first = post(&gate, "anna", "/requests/inspect", question("acme/tiny")).await;
+    assert_eq!(first.status, 200, "{}", first.text());
+    hub.reset_counters();
+    let held = post(&gate, "anna", "/requests/inspect", question("acme/tiny")).await;
+    assert_eq!((held.status, held.json()), (200, first.json()));
+    let spent = post(&gate, "anna", "/requests/inspect", question("acme/nested")).await;
+    assert_eq!((spent.status, code(&spent).as_str()), (503, "failed"), "{}", spent.text());
+    assert_eq!(hub.requests("*").len(), 0);
+    gate.stop().await;
+}
+
+#[tokio::test]
 async fn an_approval_lets_a_repo_in_on_every_gateway_and_is_proven_by_the_manifest() {
     let hub = Standin::builder().fixtures().start().await;
     let config = format!("approvals.enabled = true\n{}", everybody());

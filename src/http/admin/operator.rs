@@ -11,7 +11,10 @@ use http::request::Parts;
 use serde_json::Value;
 
 use super::{super::auth::Scope, Problem};
-use crate::admin::{Actor, Change};
+use crate::{
+    admin::{Actor, Change},
+    gateway::Asker,
+};
 
 /// An operator whose token was known, with what the audit log says of its request. The edge puts it there.
 #[derive(Debug, Clone)]
@@ -30,6 +33,11 @@ impl Operator {
             from: Some(self.address.to_string()),
             request_id: Some(self.request_id.clone()),
         }
+    }
+
+    /// Who it is, where it asks the gateway for something.
+    pub(in crate::http) fn asker(&self) -> Asker {
+        Asker { address: self.address, name: Some(self.name.clone()), background: false }
     }
 
     /// A change that this operator asks for.

@@ -88,5 +88,5 @@ pub(super) async fn inspect(
     };
     let details = json!({ "revision": revision });
     control.admin.audit().record(operator.change("request.inspect", &repo, Some(&reason), details)).await?;
-    Ok(Json(control.gateway.inspect(&repo, &revision).await?))
+    Ok(Json(control.gateway.inspect(&operator.asker(), &repo, &revision).await?))
 }
