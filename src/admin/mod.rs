@@ -33,7 +33,7 @@ use std::{
 
 use serde_json::Value;
 use time::OffsetDateTime;
-use tokio::{task::JoinHandle, time::Instant};
+use tokio::{runtime::Handle, task::JoinHandle, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -179,6 +179,8 @@ pub struct Parts {
     /// Held while withdrawn files are removed.
     purging: tokio::sync::Mutex<()>,
     tasks: TaskTracker,
+    /// The process's own runtime: the threads that serve connections are not for work that reads the whole log.
+    runtime: Handle,
 }
 
 #[derive(Debug, Default)]
@@ -200,7 +202,7 @@ impl Deref for Admin {
 
 impl Admin {
     /// Puts it together; nothing is read yet. `origin` is the upstream host that the manifest's records name;
-    /// files are removed as `tasks`, which the caller waits for at the end.
+    /// files are removed as `tasks`, which the caller waits for at the end, on the runtime that this is called on.
     pub fn new(
         config: &ApprovalsConfig,
         store: Arc<dyn Store>,
@@ -222,6 +224,7 @@ impl Admin {
             health: Mutex::default(),
             purging: tokio::sync::Mutex::default(),
             tasks: tasks.clone(),
+            runtime: Handle::current(),
             store,
             manifest,
             policy,
@@ -339,7 +342,7 @@ impl Admin {
             {
                 finished = Some(Instant::now());
                 let admin = self.clone();
-                finishing = Some(self.tasks.spawn(async move { admin.finish_purges().await }));
+                finishing = Some(self.tasks.spawn_on(async move { admin.finish_purges().await }, &self.runtime));
             }
             if flushed.elapsed() >= FLUSH_EVERY {
                 flushed = Instant::now();

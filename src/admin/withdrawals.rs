@@ -166,11 +166,12 @@ impl Admin {
     /// The same as a task that a stopping process waits for; what fails is tried again by [`Admin::watch`].
     pub fn carry_out_behind(&self, id: &Id) -> JoinHandle<()> {
         let (admin, id) = (self.clone(), id.clone());
-        self.tasks.spawn(async move {
+        let work = async move {
             if let Err(error) = admin.carry_out(&id).await {
                 tracing::error!(%id, %error, "withdrawn, but not removed; it is tried again");
             }
-        })
+        };
+        self.tasks.spawn_on(work, &self.runtime)
     }
 
     /// Removes a withdrawal's files from the store: log record, index entry, and the blobs that nothing else names.
