@@ -116,6 +116,7 @@ impl Gateway {
         let approved = policy.decide_facts(&rule, asked, &facts, today).map_err(|denial| self.denied(&denial))?;
         let snapshot = self.clone().learn_tree(fresh, asker.purpose()).await?;
         self.verdicts.invalidate_all();
+        self.views.invalidate_all();
         self.manifest.remember_policy(policy.digest(), policy.text()).await?;
         let index = serde_json::to_vec(&snapshot.index).unwrap_or_default();
         let sha256 = Sha256::of(&index);

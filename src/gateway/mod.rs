@@ -74,7 +74,7 @@ use nodes::NodesKey;
 use refs::Refs;
 use snapshot::{Snapshot, Snapshots};
 use tasks::Tasks;
-use view::{Verdict, VerdictKey};
+use view::{Verdict, VerdictKey, View, ViewKey};
 use weights::Weigh;
 
 /// The gateway's answers.
@@ -94,6 +94,10 @@ const OUTAGE_MEMORY: Duration = Duration::from_secs(10);
 
 /// How long "no such repo" and "no such revision" are believed.
 const UNKNOWN_TTL: Duration = Duration::from_secs(30);
+
+/// How long a view of a commit is shown again: for the files that a client asks for in a row, and the many
+/// clients that start together.
+const VIEW_TTL: Duration = Duration::from_secs(1);
 
 /// How long facts that are not stored (of a repo that was refused, of a tree that is on its way) are kept.
 const FRESH_TTL: Duration = Duration::from_mins(10);
@@ -165,6 +169,8 @@ pub struct Parts {
     infos: Cache<(Repo, Commit), Arc<RepoInfo>>,
     fresh: Cache<(Repo, Commit), Arc<Fresh>>,
     verdicts: Cache<VerdictKey, Verdict>,
+    /// What was shown of whole commits a moment ago; holds as long as the policy that let it.
+    views: Cache<ViewKey, Arc<View>>,
     /// Single nodes of trees that are not stored.
     single_nodes: Cache<(Repo, Commit, RepoPath), TreeNode>,
     /// With pull requests or without.
@@ -262,6 +268,7 @@ impl Gateway {
             infos: weighed(UNKNOWN_TTL),
             fresh: weighed(FRESH_TTL),
             verdicts: cache(10_000, FRESH_TTL),
+            views: cache(1_000, VIEW_TTL),
             single_nodes: cache(50_000, FRESH_TTL),
             ref_lists: weighed(history::REFS_TTL),
             commit_lists: weighed(history::REFS_TTL),

@@ -14,6 +14,7 @@ use super::{
 use crate::{
     hub::{Commit, Repo, RepoPath, Revision, Sha256},
     policy::{self, Denial, LicenseClaims, PolicySet, Rule},
+    upstream::OnGone,
 };
 
 /// A commit that policy lets the asker see.
@@ -37,6 +38,9 @@ pub(super) struct Question<'a> {
 /// whether the whole tree was at hand.
 pub(super) type VerdictKey = (Sha256, Date, Repo, Repo, Commit, bool);
 
+/// A commit as it was asked, and the day.
+pub(super) type ViewKey = (Repo, Commit, Date);
+
 /// A decision on a commit, kept while all that it depends on is the same.
 pub(super) type Verdict = std::result::Result<Arc<Grant>, Denial>;
 
@@ -50,6 +54,26 @@ impl Gateway {
 
     /// Policy, revision, facts: everything up to the tree.
     pub(super) async fn view(&self, asker: &Asker, asked: &Repo, revision: &Revision) -> Result<View> {
+        // A client asks for many files of one commit in a row.
+        let commit = revision.as_commit().filter(|_| self.config.on_gone == OnGone::Serve);
+        let Some(commit) = commit else { return Box::pin(self.view_anew(asker, asked, revision)).await };
+        let name = (asked.clone(), commit, OffsetDateTime::now_utc().date());
+        if let Some(view) = self.views.get(&name).await
+            && view.grant.policy.digest() == self.policy.current().digest()
+        {
+            return Ok(View::clone(&view));
+        }
+        let anew = async {
+            let view = self.view_anew(asker, asked, revision).await?;
+            if matches!(view.known, Known::Whole(_)) && !view.resolved.stale {
+                self.views.insert(name, Arc::new(view.clone())).await;
+            }
+            Ok(view)
+        };
+        Box::pin(anew).await
+    }
+
+    async fn view_anew(&self, asker: &Asker, asked: &Repo, revision: &Revision) -> Result<View> {
         let question = self.question(asked)?;
         let resolved = self.resolve(asker, &question.rule, asked, revision).await?;
         // A renamed repo is asked about no further under a name that policy does not allow (I1).

@@ -63,8 +63,6 @@ lay() {
 # doesn't know is an error.
 known() {
   local where=$1; shift
-  # Until the command is there.
-  [ "$1" != sync ] || "$BINARY" sync --help > /dev/null 2>&1 || { say "$where: NOT TRIED, this binary has no sync yet: $*"; return; }
   "$BINARY" "$@" --help > "$WORK/help" 2>&1 || { cat "$WORK/help" >&2; fail "$where: hubgate has no: $*"; }
 }
 
@@ -141,16 +139,14 @@ with_ca() {
 }
 
 # The sync job, told what to fetch as sync.repos does.
-if "$BINARY" sync --help > /dev/null 2>&1; then
-  pod=$WORK/sync
-  with_ca "$pod" CronJob/hubgate-sync
-  CONTAINER=("${CONTAINER[@]:0:2}" HF_REPOS=acme/nested "${CONTAINER[@]:2}")
-  printf '\n[[allow]]\nrepo = "acme/nested"\n' >> "$pod/volumes/policy/..data/repos.toml"
-  "${CONTAINER[@]}" /hubgate "${ARGS[@]}" > "$pod/said" 2> "$pod/log" || { cat "$pod/said" "$pod/log" >&2; fail "the sync job fails"; }
-  python3 -m json.tool "$pod/said" > /dev/null || { cat "$pod/said" >&2; fail "the sync job's report is no JSON"; }
-  grep -q '^acme/nested,.*,mit' "$pod/volumes/spool/manifest.csv" || { cat "$pod/said" "$pod/volumes/spool/manifest.csv" >&2; fail "the catalogue lacks what was fetched"; }
-  say "the sync job fetches into the bucket: $(wc -l < "$pod/volumes/spool/manifest.csv") lines of catalogue"
-fi
+pod=$WORK/sync
+with_ca "$pod" CronJob/hubgate-sync
+CONTAINER=("${CONTAINER[@]:0:2}" HF_REPOS=acme/nested "${CONTAINER[@]:2}")
+printf '\n[[allow]]\nrepo = "acme/nested"\n' >> "$pod/volumes/policy/..data/repos.toml"
+"${CONTAINER[@]}" /hubgate "${ARGS[@]}" > "$pod/said" 2> "$pod/log" || { cat "$pod/said" "$pod/log" >&2; fail "the sync job fails"; }
+python3 -m json.tool "$pod/said" > /dev/null || { cat "$pod/said" >&2; fail "the sync job's report is no JSON"; }
+grep -q '^acme/nested,.*,mit' "$pod/volumes/spool/manifest.csv" || { cat "$pod/said" "$pod/volumes/spool/manifest.csv" >&2; fail "the catalogue lacks what was fetched"; }
+say "the sync job fetches into the bucket: $(wc -l < "$pod/volumes/spool/manifest.csv") lines of catalogue"
 
 # The gateway.
 pod=$WORK/pod

@@ -43,7 +43,7 @@ pub(super) struct SyncArgs {
     #[arg(long)]
     dry_run: bool,
     /// A repo: org/name, datasets/org/name or spaces/org/name, maybe with @revision; without one, @main. May be
-    /// given again. Without any, `HF_REPOS` counts, and without that the policy's [[mirror]] list.
+    /// given again. Without any, `HF_REPOS` counts, and without that the policy's `[[mirror]]` list.
     #[arg(long, value_name = "REPO[@REV]")]
     repo: Vec<RepoAtRevision>,
     /// Only files that match: *.safetensors, onnx/. May be given again. Stands in for the list's own include and
