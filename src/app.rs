@@ -156,8 +156,16 @@ impl Core {
             Evictor::new(store.clone(), manifest.clone(), gateway.clone(), policy.clone(), room, origin)
         });
         let hooks = Hooks::new(config.hooks.clone(), store.clone(), Location::of(&config.store));
-        let publisher =
-            Publisher::new(&config.publish, &loaded.lists, store.clone(), gateway.clone(), policy.clone(), hooks);
+        let approvals = admin.clone();
+        let publisher = Publisher::new(
+            &config.publish,
+            &loaded.lists,
+            store.clone(),
+            gateway.clone(),
+            policy.clone(),
+            hooks,
+            Box::new(move || approvals.approvals_count()),
+        );
         let publisher = publisher.map_err(StartError::Misconfigured)?;
         let jobs = Jobs::new(config.jobs.clone(), store.clone(), gateway.clone(), writer);
         Ok(Self {

@@ -173,6 +173,8 @@ pub struct Parts {
     approvals: Ledger<Approval>,
     withdrawals: Ledger<Withdrawal>,
     is_read: AtomicBool,
+    /// Whether approvals are part of the policy in force.
+    approvals_laid: AtomicBool,
     /// Held from reading the ledgers to laying them over the policy, so that an older state can't replace a newer one.
     applying: tokio::sync::Mutex<()>,
     health: Mutex<Health>,
@@ -220,6 +222,7 @@ impl Admin {
             approvals: Ledger::new(store.clone(), Prefix::approvals(), Key::approval),
             withdrawals: Ledger::new(store.clone(), Prefix::withdrawals(), Key::withdrawal),
             is_read: AtomicBool::new(false),
+            approvals_laid: AtomicBool::new(false),
             applying: tokio::sync::Mutex::default(),
             health: Mutex::default(),
             purging: tokio::sync::Mutex::default(),
@@ -244,6 +247,13 @@ impl Admin {
     /// Whether withdrawals were read. Before that nothing may be served: this process might not know of one.
     pub fn is_read(&self) -> bool {
         self.is_read.load(Ordering::Acquire)
+    }
+
+    /// Whether all approvals that were decided count in the policy in force. Where they don't, since they can't be read,
+    /// a repo that policy refuses may be one that was approved.
+    pub fn approvals_count(&self) -> bool {
+        let closed = self.health.lock().unwrap_or_else(PoisonError::into_inner).closed;
+        !self.approvals_enabled || (!closed && self.approvals_laid.load(Ordering::Acquire))
     }
 
     /// What health checks say is degraded, one sentence each.
@@ -299,7 +309,7 @@ impl Admin {
         // It reads the whole policy anew, where something changed.
         let applied = tokio::task::spawn_blocking(move || policy.set_overlay(overlay)).await;
         let problem = match applied {
-            Ok(Ok(_)) => return,
+            Ok(Ok(_)) => return self.approvals_laid.store(!closed, Ordering::Release),
             Ok(Err(error)) => error.to_string(),
             Err(error) => error.to_string(),
         };

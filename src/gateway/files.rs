@@ -55,7 +55,7 @@ impl Gateway {
             }
         }
         self.content_may_be_served(&view, path, &blob).await?;
-        self.hook_admits(asker, &view).await?;
+        self.hook_admits(asker, &view, path, &blob).await?;
         if let Some((limit, key)) = self.store.largest_stage()
             && node.size > limit
             && self.manifest.entry(&repo, commit, path).await?.is_none()

@@ -1,10 +1,11 @@
-//! Whether a commit's files may be served where the rule says `hook = "required"`: only once the hook has passed.
+//! Whether a commit's file may be served where the rule says `hook = "required"`: only once the hook has passed on it.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use super::{Asker, Gateway, Result, view::View};
 use crate::{
     hooks::{Evidence, Verdict},
+    hub::{BlobId, RepoPath},
     policy::HookDemand,
 };
 
@@ -12,31 +13,33 @@ use crate::{
 pub(super) const VERDICT_TTL: Duration = Duration::from_secs(5);
 
 impl Gateway {
-    /// Refuses where the rule asks for a hook that has not passed. Our own jobs, which fetch the commit so that the
+    /// Refuses where the rule asks for a hook that has not passed on this file: what it was shown may have been less than
+    /// the commit, by a mirror's selection or by the policy of that day. Our own jobs, which fetch the commit so that the
     /// hook can see it, are let through: they give nothing to anybody.
-    pub(super) async fn hook_admits(&self, asker: &Asker, view: &View) -> Result<()> {
+    pub(super) async fn hook_admits(&self, asker: &Asker, view: &View, path: &RepoPath, blob: &BlobId) -> Result<()> {
         let rule = &view.grant.approved.rule;
         if rule.hook == HookDemand::Optional || asker.background {
             return Ok(());
         }
-        Box::pin(self.hook_has_passed(view)).await
+        Box::pin(self.hook_has_passed(view, path, blob)).await
     }
 
-    async fn hook_has_passed(&self, view: &View) -> Result<()> {
+    async fn hook_has_passed(&self, view: &View, path: &RepoPath, blob: &BlobId) -> Result<()> {
         let (repo, commit) = (&view.resolved.repo, view.resolved.commit);
         let name = (repo.clone(), commit);
-        let verdict = match self.hook_verdicts.get(&name).await {
-            Some(verdict) => verdict,
+        let newest = match self.hook_runs.get(&name).await {
+            Some(newest) => newest,
             None => {
                 let newest = Evidence::new(self.store.clone()).newest(repo, commit).await?;
-                let verdict = newest.map(|run| run.verdict());
-                self.hook_verdicts.insert(name, verdict.clone()).await;
-                verdict
+                let newest = newest.map(Arc::new);
+                self.hook_runs.insert(name, newest.clone()).await;
+                newest
             }
         };
-        let why = match verdict {
-            Some(Verdict::Passed) => return Ok(()),
-            Some(Verdict::Failed(why)) => why,
+        let why = match newest.as_ref().map(|run| (run.verdict(), run.covers(path, blob))) {
+            Some((Verdict::Passed, true)) => return Ok(()),
+            Some((Verdict::Passed, false)) => format!("its last run was not shown {path}"),
+            Some((Verdict::Failed(why), _)) => why,
             None => "it has not run on this commit yet".to_owned(),
         };
         Err(self.denied(&view.grant.approved.rule.hook_not_passed(repo.id(), commit, &why)))

@@ -54,7 +54,7 @@ pub use mirror::{
     Completed, CompletedFile, Completions, Fetched, FileProgress, FileState, NamedBy, Plan, Planned, PlannedFile,
     Reference, References, Standing, Sum, Sums,
 };
-pub use publishable::{Publishability, Publishable, PublishableFile};
+pub use publishable::{Publishability, Publishable, PublishableFile, PublishedCopy};
 pub use snapshot::StoredSnapshots;
 pub use stored::{StoredCommit, StoredQuery, StoredRepo};
 
@@ -177,7 +177,7 @@ pub struct Parts {
     ref_lists: Cache<(Repo, bool), Arc<hub::Refs>>,
     commit_lists: Cache<(Repo, Commit), Arc<Vec<CommitInfo>>>,
     /// What the hook said last of commits, where a rule asks for it.
-    hook_verdicts: Cache<(Repo, Commit), Option<hooks::Verdict>>,
+    hook_runs: Cache<(Repo, Commit), Option<Arc<hooks::Run>>>,
     outage: Mutex<Option<Instant>>,
     /// What jobs have brought in whole.
     completed: broadcast::Sender<Arc<Completed>>,
@@ -272,7 +272,7 @@ impl Gateway {
             single_nodes: cache(50_000, FRESH_TTL),
             ref_lists: weighed(history::REFS_TTL),
             commit_lists: weighed(history::REFS_TTL),
-            hook_verdicts: cache(10_000, hook::VERDICT_TTL),
+            hook_runs: cache(1_000, hook::VERDICT_TTL),
             outage: Mutex::default(),
             completed: broadcast::Sender::new(mirror::COMPLETED_UNHEARD),
             config,

@@ -4,10 +4,10 @@
 use futures_util::TryStreamExt as _;
 use time::OffsetDateTime;
 
-use super::{Asker, Error, Gateway, Result, mirror::left_out};
+use super::{Asker, Error, Gateway, Refusal, Result, mirror::left_out};
 use crate::{
     hub::{Commit, Repo, RepoPath, Revision, Sha256},
-    policy::{RevisionVerdict, Selection},
+    policy::{FileVerdict, RevisionVerdict, Selection},
     store::Prefix,
 };
 
@@ -41,6 +41,17 @@ pub struct PublishableFile {
     pub size: u64,
     /// The digest of its content: its blob.
     pub sha256: Sha256,
+}
+
+/// A copy that was published, as it lies there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PublishedCopy {
+    /// Its path in the commit.
+    pub path: RepoPath,
+    /// Length in bytes.
+    pub size: u64,
+    /// The digest of its content; none where nobody has noted it.
+    pub sha256: Option<Sha256>,
 }
 
 /// Whether a commit can be published.
@@ -131,6 +142,34 @@ impl Gateway {
 }
 
 impl Gateway {
+    /// Whether policy lets copies of a commit lie where they are, by all that can be told when the commit itself is not
+    /// whole in the store any more: by its name, by their paths and lengths, by their content.
+    ///
+    /// # Errors
+    /// [`Error::Denied`] where policy says no to any of them now; the store's trouble.
+    pub async fn copies_may_stay(&self, asked: &Repo, commit: Commit, copies: &[PublishedCopy]) -> Result<()> {
+        let (policy, today) = (self.policy.current(), OffsetDateTime::now_utc().date());
+        let canonical = self.canonical_name(asked).await?;
+        let repo = canonical.as_ref().unwrap_or(asked);
+        let rule = policy.decide_names(asked, repo, today).map_err(|denial| self.denied(&denial))?;
+        policy.decide_commit(repo, commit).map_err(|denial| self.denied(&denial))?;
+        for copy in copies {
+            match rule.decide_file(&copy.path, copy.size) {
+                FileVerdict::Served => {}
+                FileVerdict::Hidden(denial) | FileVerdict::Refused(denial) => return Err(self.denied(&denial)),
+            }
+            match &copy.sha256 {
+                Some(sha256) => policy.decide_content(repo, sha256).map_err(|denial| self.denied(&denial))?,
+                None if policy.denies_contents() => {
+                    let text = format!("content is withdrawn, and whether {} in {repo} has it is not known", copy.path);
+                    return Err(Error::Denied(Refusal::of_ours(text)));
+                }
+                None => {}
+            }
+        }
+        Ok(())
+    }
+
     /// The repo's canonical name, as far as it is stored.
     pub async fn canonical_name(&self, asked: &Repo) -> Result<Option<Repo>> {
         Ok(self.identities.of(asked).await?.map(|identity| identity.canonical.clone()))

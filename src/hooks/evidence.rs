@@ -1,6 +1,6 @@
 //! What the hook did, kept in the store: one object for each run, create-only, read back by its newest.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
 use futures_util::TryStreamExt as _;
@@ -10,12 +10,12 @@ use uuid::Uuid;
 
 use super::{event::Commit, run::Ended};
 use crate::{
-    hub::{self, Repo, Sha256},
+    hub::{self, BlobId, Repo, RepoPath, Sha256},
     store::{Error, ErrorKind, Key, Prefix, PutMode, Result, Store},
 };
 
-/// A run with the whole output that is kept is smaller by far.
-const RUN_LIMIT_BYTES: u64 = 4 * 1024 * 1024;
+/// A run on 300,000 files with long paths, with the whole output that is kept, is smaller.
+const RUN_LIMIT_BYTES: u64 = 512 * 1024 * 1024;
 
 /// One run of the hook.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,6 +30,9 @@ pub struct Run {
     pub content_sha256: Sha256,
     /// How many files that were.
     pub files: usize,
+    /// Those files with their digests: what its verdict is about. Runs of former versions lack it and vouch for nothing.
+    #[serde(default)]
+    pub shown: BTreeMap<RepoPath, Sha256>,
     /// When it began.
     #[serde(with = "time::serde::rfc3339")]
     pub began: OffsetDateTime,
@@ -55,6 +58,7 @@ impl Run {
             command: command.to_vec(),
             content_sha256: commit.content_sha256(),
             files: commit.files.len(),
+            shown: commit.files.iter().map(|file| (file.path.clone(), file.sha256)).collect(),
             began,
             ended,
         }
@@ -68,6 +72,14 @@ impl Run {
             Ended { exit_code: Some(code), .. } => Verdict::Failed(format!("the hook ended with exit code {code}")),
             Ended { .. } => Verdict::Failed("the hook was ended by a signal".into()),
         }
+    }
+
+    /// Whether the hook was shown this file. At one commit a path has one content.
+    pub fn covers(&self, path: &RepoPath, blob: &BlobId) -> bool {
+        self.shown.get(path).is_some_and(|shown| match blob {
+            BlobId::Sha256(sha256) => shown == sha256,
+            BlobId::Git(_) => true,
+        })
     }
 
     /// The last line that it said, for logs.

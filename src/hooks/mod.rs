@@ -86,6 +86,7 @@ impl Hooks {
         let evidence = Evidence::new(self.store.clone());
         if let Some(last) = evidence.newest(&commit.repo, commit.commit).await?
             && last.content_sha256 == content_sha256
+            && last.shown.len() == last.files
             && last.command == self.config.commit_complete
         {
             let age = OffsetDateTime::now_utc() - last.began;

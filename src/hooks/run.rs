@@ -104,9 +104,16 @@ async fn attend(
     let listening = async { tokio::join!(listen(out, stdout), listen(err, stderr)) };
     tokio::pin!(listening);
     let mut status = None;
-    let waiting = async { tokio::join!(feeding, child.wait()).1 };
+    // It may close its outputs early, or end without having read all; only its own end is the end of feeding it.
+    let waiting = async {
+        tokio::select! {
+            ended = child.wait() => ended,
+            ended = async { feeding.await; std::future::pending().await } => ended,
+        }
+    };
+    tokio::pin!(waiting);
     tokio::select! {
-        ended = waiting => status = Some(ended),
+        ended = &mut waiting => status = Some(ended),
         _ = &mut listening => {}
     }
     match status {
@@ -116,7 +123,7 @@ async fn attend(
             drop(Group(group.0.take()));
             ended
         }
-        None => child.wait().await,
+        None => waiting.await,
     }
 }
 
@@ -160,6 +167,16 @@ mod tests {
         let names: Vec<&str> = ended.stdout.lines().filter_map(|line| line.split('=').next()).collect();
         assert!(names.iter().all(|name| KEPT_VARIABLES.contains(name)), "{names:?}");
         assert!(std::env::var_os("CARGO_PKG_NAME").is_some(), "or this shows nothing");
+    }
+
+    #[tokio::test]
+    async fn one_that_closes_its_outputs_early_is_told_all() {
+        let folder = tempfile::tempdir().unwrap();
+        let told = folder.path().join("told");
+        let script = format!("exec >&- 2>&-; sleep 0.3; cat > {}", told.display());
+        let ended = sh(&script, &vec![b'x'; 1_000_000], LONG).await;
+        assert_eq!((ended.exit_code, ended.problem), (Some(0), None));
+        assert_eq!(std::fs::metadata(told).unwrap().len(), 1_000_000);
     }
 
     #[tokio::test]

@@ -103,10 +103,17 @@ struct Parts {
     gateway: Gateway,
     policy: Arc<PolicyHandle>,
     hooks: Hooks,
+    /// Whether approvals count in the policy in force; where they can't be read, its no may be none.
+    approvals_count: ApprovalsCount,
+    /// One pass of removals at a time.
+    removing: tokio::sync::Mutex<()>,
     gates: Mutex<HashMap<Target, Arc<Gate>>>,
     /// What the last look found settled, so that the next one need not read it all again.
-    settled: Mutex<HashMap<reconcile::Looked, reconcile::Settled>>,
+    settled: Mutex<reconcile::AllSettled>,
 }
+
+/// Whether approvals count in the policy in force.
+pub type ApprovalsCount = Box<dyn Fn() -> bool + Send + Sync>;
 
 /// One at a time within this process; who removes need not wait for who publishes.
 #[derive(Default)]
@@ -127,6 +134,7 @@ impl Publisher {
         gateway: Gateway,
         policy: Arc<PolicyHandle>,
         hooks: Hooks,
+        approvals_count: ApprovalsCount,
     ) -> std::result::Result<Self, String> {
         Ok(Self(Arc::new(Parts {
             place: config.place()?,
@@ -137,6 +145,8 @@ impl Publisher {
             gateway,
             policy,
             hooks,
+            approvals_count,
+            removing: tokio::sync::Mutex::default(),
             gates: Mutex::default(),
             settled: Mutex::default(),
         })))
@@ -182,8 +192,8 @@ impl Publisher {
     /// Publishes what a revision means by the newest look at it that is stored.
     ///
     /// # Errors
-    /// [`gateway::Error::Denied`] where policy says no; what was published is removed then. The store's trouble, after which the
-    /// next try goes on where this one stopped.
+    /// [`gateway::Error::Denied`] where policy says no; what was published of the repo is asked of policy again then, each
+    /// set of copies under its own revision. The store's trouble, after which the next try goes on where this one stopped.
     pub async fn publish(&self, repo: &Repo, revision: &Revision, again: Again) -> Result<Outcome> {
         let place = self.0.place.as_ref().ok_or(Error::NoPlace)?;
         let repo = &self.spelt(repo).await?;
@@ -192,7 +202,7 @@ impl Publisher {
             Ok(Publishability::Incomplete { missing, .. }) => return Ok(Outcome::Incomplete { missing }),
             Err(error) => {
                 if error.is_refusal() {
-                    self.unpublish(repo, &error.to_string()).await?;
+                    self.remove_refused(place, Some(repo)).await?;
                 }
                 return Err(error.into());
             }

@@ -1,21 +1,25 @@
 //! The look from time to time: what is published is asked of policy again, what was interrupted is taken up, and what
 //! has become complete is published.
 
-use std::{sync::PoisonError, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::PoisonError,
+    time::Duration,
+};
 
 use time::Date;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Error, Outcome, Publisher, Result, catalogue,
+    Error, Outcome, Publisher, Result, Said, catalogue,
     record::{Record, State, Target},
 };
 use crate::{
-    gateway::Publishability,
+    gateway::{self, Publishability, Publishable},
     hooks::Again,
     hub::{Commit, Repo, Sha256},
-    policy::today,
+    policy::{DenialKind, today},
     store::PublishPrefix,
     telemetry::with_causes,
 };
@@ -39,8 +43,24 @@ pub(super) enum Looked {
     Wanted(Repo),
 }
 
-/// Under which policy, on which day and at which commit nothing was to be done.
-pub(super) type Settled = (Sha256, Date, Commit);
+/// The policy and the day by which a look decides.
+type Now = (Sha256, Date);
+
+/// At which commits nothing was to be done, under one policy on one day.
+#[derive(Debug, Default)]
+pub(super) struct AllSettled {
+    under: Option<Now>,
+    commits: HashMap<Looked, Commit>,
+}
+
+/// What policy and the store say of a set of copies now.
+enum Judged {
+    Refused(gateway::Error),
+    /// Refused by a policy in which approvals don't count for now.
+    Unsure,
+    Incomplete,
+    Whole(Publishable),
+}
 
 /// What one look did.
 #[derive(Debug, Default)]
@@ -52,22 +72,66 @@ pub struct Reconciled {
 }
 
 impl Publisher {
-    /// Looks at everything once. A failure with one repo does not keep the others from being looked at.
+    /// Looks at everything once: removes what policy refuses, then publishes what has become whole. A failure with one
+    /// repo does not keep the others from being looked at.
     ///
     /// # Errors
     /// Where not even the list of what is published can be read.
     pub async fn reconcile(&self) -> Result<Reconciled> {
         let place = self.0.place.as_ref().ok_or(Error::NoPlace)?;
-        let now = (self.0.policy.current().digest(), today());
+        let mut done = self.remove_refused(place, None).await?;
+        self.look_at_all(place, &mut done).await?;
+        Ok(done)
+    }
+
+    /// Removes what policy refuses now, of one repo or of all, and nothing else: no publication is waited for.
+    pub(super) async fn remove_refused(&self, place: &PublishPrefix, of: Option<&Repo>) -> Result<Reconciled> {
+        let _one_at_a_time = self.0.removing.lock().await;
+        let now = self.now();
         let mut done = Reconciled::default();
         for (target, record) in self.0.records.all().await? {
-            let name = Looked::Copies(target.clone());
-            if record.state == State::Published && self.is_settled(&name, (now.0, now.1, record.commit)) {
+            let is_there = matches!(record.state, State::Publishing | State::Published);
+            let is_meant = of.is_none_or(|repo| target.repo.same_name(repo));
+            let is_settled = || {
+                record.state == State::Published && self.is_settled(&Looked::Copies(target.clone()), now, record.commit)
+            };
+            if !is_there || !is_meant || is_settled() {
                 continue;
             }
+            match self.judge(&target, &record).await {
+                Ok(Judged::Refused(error)) => self.remove_as_refused(&target, record, &error, &mut done).await,
+                Ok(_) => {}
+                Err(error) => done.fail(&target.repo, &error),
+            }
+        }
+        if !done.lines.is_empty() {
+            catalogue::write(&self.0.records, place).await?;
+        }
+        Ok(done)
+    }
+
+    async fn remove_as_refused(&self, target: &Target, record: Record, error: &gateway::Error, done: &mut Reconciled) {
+        match self.remove(target, record, &error.to_string()).await {
+            Ok(removed) => done.lines.push(format!("{}: unpublished, {removed} files: {error}", target.repo)),
+            Err(trouble) => done.fail(&target.repo, &trouble),
+        }
+    }
+
+    async fn look_at_all(&self, place: &PublishPrefix, done: &mut Reconciled) -> Result<()> {
+        let now = self.now();
+        let before = done.lines.len();
+        let mut published = HashSet::new();
+        for (target, record) in self.0.records.all().await? {
+            let name = Looked::Copies(target.clone());
             let commit = record.commit;
-            match self.review(place, &target, record, &mut done).await {
-                Ok(true) => self.settle(name, (now.0, now.1, commit)),
+            if record.state == State::Published {
+                published.insert((target.clone(), commit));
+                if self.is_settled(&name, now, commit) {
+                    continue;
+                }
+            }
+            match self.review(place, &target, record, done).await {
+                Ok(true) => self.settle(name, now, commit),
                 Ok(false) => {}
                 Err(error) => done.fail(&target.repo, &error),
             }
@@ -76,14 +140,18 @@ impl Publisher {
             let name = Looked::Wanted(wanted.repo.clone());
             let meant = self.0.gateway.last_commit(&wanted.repo, &wanted.revision).await;
             let Ok(Some(meant)) = meant else { continue };
-            if self.is_settled(&name, (now.0, now.1, meant)) {
+            // What was removed meanwhile, by whomever, is published again.
+            let is_there = published.iter().any(|(target, commit)| {
+                target.repo.same_name(&wanted.repo) && target.commit.is_none() && *commit == meant
+            });
+            if is_there && self.is_settled(&name, now, meant) {
                 continue;
             }
             match self.publish(&wanted.repo, &wanted.revision, Again::Later).await {
-                Ok(Outcome::Unchanged { .. }) => self.settle(name, (now.0, now.1, meant)),
+                Ok(Outcome::Unchanged { .. }) => self.settle(name, now, meant),
                 Ok(Outcome::Published { commit, .. }) => {
                     done.lines.push(format!("{}: published {commit}", wanted.repo));
-                    self.settle(name, (now.0, now.1, meant));
+                    self.settle(name, now, meant);
                 }
                 Ok(Outcome::Incomplete { .. } | Outcome::HookFailed { .. } | Outcome::Busy) => {}
                 // Said where it is removed; here there is nothing to remove.
@@ -91,10 +159,47 @@ impl Publisher {
                 Err(error) => done.fail(&wanted.repo, &error),
             }
         }
-        if !done.lines.is_empty() {
+        if done.lines.len() > before {
             catalogue::write(&self.0.records, place).await?;
         }
-        Ok(done)
+        Ok(())
+    }
+
+    /// What policy and the store say of a set of copies now. Where its commit is not whole any more, as after its
+    /// withdrawal, the copies themselves are asked about.
+    async fn judge(&self, target: &Target, record: &Record) -> Result<Judged> {
+        let counted = (self.0.approvals_count)();
+        let refused = match self.0.gateway.publishable(&target.repo, &record.revision, Some(record.commit)).await {
+            Ok(Publishability::Whole(whole)) => return Ok(Judged::Whole(whole)),
+            Err(error) if error.is_refusal() => error,
+            other => match self.copies_refused(target, record).await? {
+                Some(error) => error,
+                None => {
+                    if let Publishability::Incomplete { missing, .. } = other? {
+                        tracing::warn!(repo = %target.repo, commit = %record.commit, missing,
+                            "published, and no longer whole in the store");
+                    }
+                    return Ok(Judged::Incomplete);
+                }
+            },
+        };
+        // A deny rule refuses whatever was approved.
+        let is_denied = matches!(&refused, gateway::Error::Denied(no) if no.kind == Some(DenialKind::DenyRule));
+        if is_denied || (counted && (self.0.approvals_count)()) {
+            return Ok(Judged::Refused(refused));
+        }
+        tracing::warn!(repo = %target.repo, %refused, "not unpublished: approvals can't be read, it may be approved");
+        Ok(Judged::Unsure)
+    }
+
+    /// Why policy refuses any of the copies that lie there.
+    async fn copies_refused(&self, target: &Target, record: &Record) -> Result<Option<gateway::Error>> {
+        let copies = self.copies(target, record).await?;
+        match self.0.gateway.copies_may_stay(&target.repo, record.commit, &copies).await {
+            Ok(()) => Ok(None),
+            Err(error) if error.is_refusal() => Ok(Some(error)),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Asks policy again of one set of copies. Returns whether there is nothing more to do.
@@ -116,53 +221,76 @@ impl Publisher {
             }
             return Ok(false);
         }
-        match self.0.gateway.publishable(&target.repo, &record.revision, Some(record.commit)).await {
-            Err(error) if error.is_refusal() => {
-                let removed = self.remove(target, record, &error.to_string()).await?;
-                done.lines.push(format!("{}: unpublished, {removed} files: {error}", target.repo));
-                Ok(false)
+        let whole = match self.judge(target, &record).await? {
+            Judged::Refused(error) => {
+                self.remove_as_refused(target, record, &error, done).await;
+                return Ok(false);
             }
-            Err(error) => Err(error.into()),
-            Ok(Publishability::Incomplete { missing, .. }) => {
-                tracing::warn!(repo = %target.repo, commit = %record.commit, missing,
-                    "published, and no longer whole in the store");
-                Ok(record.state == State::Published)
+            Judged::Unsure => return Ok(false),
+            Judged::Incomplete => return Ok(record.state == State::Published),
+            Judged::Whole(whole) => whole,
+        };
+        // The policy of today may make another set of files of the commit, which the hook has not seen.
+        if let Said::Failed(why) = self.hook(&whole, &record.revision, Again::Later).await? {
+            tracing::warn!(repo = %target.repo, commit = %record.commit, why, "published, and the hook fails on it now");
+            if let Some(error) = self.copies_refused(target, &record).await? {
+                self.remove_as_refused(target, record, &error, done).await;
             }
-            Ok(Publishability::Whole(whole)) => {
-                let outcome = self.put(place, target.clone(), &record.revision, &whole).await?;
-                if let Outcome::Published { commit, .. } = outcome {
-                    done.lines.push(format!("{}: published {commit} again", target.repo));
+            return Ok(false);
+        }
+        let outcome = self.put(place, target.clone(), &record.revision, &whole).await?;
+        if let Outcome::Published { commit, .. } = outcome {
+            done.lines.push(format!("{}: published {commit} again", target.repo));
+        }
+        Ok(!matches!(outcome, Outcome::Busy))
+    }
+
+    /// Looks every minute, and at once when the policy or the day is another; begins when the store is open. What is
+    /// refused is removed beside that, since a publication or a hook takes its time.
+    pub async fn watch(self, opened: CancellationToken, stop: CancellationToken) {
+        let Some(place) = self.0.place.as_ref() else { return };
+        if stop.run_until_cancelled(opened.cancelled()).await.is_none() {
+            return;
+        }
+        // Boxed, since it is large.
+        let both = Box::pin(async { tokio::join!(self.keep_removing(place), self.keep_looking(place)) });
+        stop.run_until_cancelled(both).await;
+    }
+
+    async fn keep_removing(&self, place: &PublishPrefix) {
+        let mut last = None;
+        loop {
+            let now = self.now();
+            if last != Some(now) {
+                match self.remove_refused(place, None).await {
+                    Ok(done) => {
+                        done.log();
+                        last = (done.failed == 0).then_some(now);
+                    }
+                    Err(error) => tracing::warn!(error = with_causes(&error), "looking for what is refused failed"),
                 }
-                Ok(!matches!(outcome, Outcome::Busy))
             }
+            tokio::time::sleep(NOTICE_EVERY).await;
         }
     }
 
-    /// Looks every minute, and at once when the policy or the day is another; begins when the store is open.
-    pub async fn watch(self, opened: CancellationToken, stop: CancellationToken) {
-        if !self.has_place() || stop.run_until_cancelled(opened.cancelled()).await.is_none() {
-            return;
-        }
+    async fn keep_looking(&self, place: &PublishPrefix) {
         let (mut last, mut afresh) = (None, Instant::now());
         loop {
             if afresh.elapsed() >= AFRESH_EVERY {
                 self.believe_nothing();
                 afresh = Instant::now();
             }
-            let now = (self.0.policy.current().digest(), today());
+            let now = self.now();
             if last.is_none_or(|(at, policy): (Instant, _)| policy != now || at.elapsed() >= LOOK_EVERY) {
-                match stop.run_until_cancelled(self.reconcile()).await {
-                    None => return,
-                    Some(Ok(done)) => done.log(),
-                    Some(Err(error)) => {
-                        tracing::warn!(error = with_causes(&error), "looking at what is published failed");
-                    }
+                let mut done = Reconciled::default();
+                if let Err(error) = self.look_at_all(place, &mut done).await {
+                    tracing::warn!(error = with_causes(&error), "looking at what is published failed");
                 }
+                done.log();
                 last = Some((Instant::now(), now));
             }
-            if stop.run_until_cancelled(tokio::time::sleep(NOTICE_EVERY)).await.is_none() {
-                return;
-            }
+            tokio::time::sleep(NOTICE_EVERY).await;
         }
     }
 
@@ -184,15 +312,27 @@ impl Publisher {
     /// Forgets what was found settled, so that the next look asks everything again: to be called where something
     /// other than the policy has changed what may be published, such as a withdrawal.
     pub fn believe_nothing(&self) {
-        self.0.settled.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        *self.0.settled.lock().unwrap_or_else(PoisonError::into_inner) = AllSettled::default();
     }
 
-    fn is_settled(&self, name: &Looked, now: Settled) -> bool {
-        self.0.settled.lock().unwrap_or_else(PoisonError::into_inner).get(name) == Some(&now)
+    fn now(&self) -> Now {
+        (self.0.policy.current().digest(), today())
     }
 
-    fn settle(&self, name: Looked, now: Settled) {
-        self.0.settled.lock().unwrap_or_else(PoisonError::into_inner).insert(name, now);
+    fn is_settled(&self, name: &Looked, now: Now, commit: Commit) -> bool {
+        let mut settled = self.0.settled.lock().unwrap_or_else(PoisonError::into_inner);
+        // A policy that comes back, as when a withdrawal is lifted, finds nothing settled that another has undone.
+        if settled.under != Some(now) {
+            *settled = AllSettled { under: Some(now), commits: HashMap::new() };
+        }
+        settled.commits.get(name) == Some(&commit)
+    }
+
+    fn settle(&self, name: Looked, now: Now, commit: Commit) {
+        let mut settled = self.0.settled.lock().unwrap_or_else(PoisonError::into_inner);
+        if settled.under == Some(now) {
+            settled.commits.insert(name, commit);
+        }
     }
 }
 

@@ -12,7 +12,7 @@ use super::{
     record::{Lease, Record, State, Target},
 };
 use crate::{
-    gateway::{Publishability, Publishable, PublishableFile},
+    gateway::{Publishability, Publishable, PublishableFile, PublishedCopy},
     hub::{Commit, Repo, RepoPath, Revision},
     policy::today,
     store::{CATALOGUE, CopyFacts, Key, MARKER, Prefix, PublishPrefix, PutMode},
@@ -173,6 +173,19 @@ impl Publisher {
     async fn delete_all(&self, keys: Vec<Key>) -> Result<()> {
         let deletes = keys.into_iter().map(|key| async move { self.0.store.delete(&key).await });
         Ok(stream::iter(deletes).buffer_unordered(AT_ONCE).try_collect::<()>().await?)
+    }
+
+    /// The copies that lie there. Those without a digest are of a publication that was interrupted; what somebody else
+    /// has put beside a published set is none of them.
+    pub(super) async fn copies(&self, target: &Target, record: &Record) -> Result<Vec<PublishedCopy>> {
+        let known = self.0.records.files(target).await?;
+        let found = self.look(&record.prefix.parse().map_err(Error::Clash)?, target).await?;
+        let copies = found.files.into_iter().filter_map(|(path, size)| {
+            let sha256 = known.get(&path).map(|(sha256, _)| *sha256);
+            let is_ours = sha256.is_some() || record.state == State::Publishing;
+            is_ours.then_some(PublishedCopy { path, size, sha256 })
+        });
+        Ok(copies.collect())
     }
 
     /// Whether a set of copies was removed and nothing of it is left, as by a publisher that was stopped in the middle

@@ -337,6 +337,132 @@ fn demand() -> String {
 }
 
 #[tokio::test]
+async fn withdrawn_content_is_taken_away_though_its_commit_is_not_whole_any_more() {
+    let hub = Standin::builder().repo(first()).start().await;
+    let (root, process) = world(&hub, REPOS).await;
+    process.kill().await;
+    assert_eq!(ran(root.path(), &["publish"]).0, 0);
+    let sha256 = hub.sha256(REPO, &hub.commit(REPO, "main"), "model.safetensors");
+    let (code, said) = ran(root.path(), &["withdraw", &format!("sha256:{sha256}"), "--reason", "stolen", "--purge"]);
+    assert_eq!(code, 0, "{said}");
+    let (_, said) = ran(root.path(), &["publish"]);
+    assert!(names(&copies(root.path())).is_empty() && said.contains("stolen"), "{said}");
+}
+
+#[tokio::test]
+async fn a_file_that_is_withheld_from_now_on_is_taken_away_though_another_is_not_stored() {
+    let hub = Standin::builder().repo(first()).start().await;
+    let (root, process) = world(&hub, REPOS).await;
+    process.kill().await;
+    assert_eq!(ran(root.path(), &["publish"]).0, 0);
+    fs::remove_dir_all(root.path().join("store/manifest/index")).unwrap();
+    assert_ne!(ran(root.path(), &["publish"]).0, 0);
+    is_commit(&hub, &copies(root.path()), &hub.commit(REPO, "main"));
+    let policy = POLICY.replace("[\"*.pkl\", ", "[\"*.pkl\", \"*.txt\", ");
+    fs::write(root.path().join("policy/policy.toml"), policy).unwrap();
+    let (_, said) = ran(root.path(), &["publish"]);
+    assert!(names(&copies(root.path())).is_empty() && said.contains("withheld"), "{said}");
+}
+
+#[tokio::test]
+async fn a_revision_that_is_refused_takes_nothing_of_another_away() {
+    let hub = Standin::builder().repo(first()).start().await;
+    let (root, process) = world(&hub, REPOS).await;
+    process.kill().await;
+    let policy = POLICY.replacen("repo = \"acme/*\"", "repo = \"acme/*\"\nrevisions = [\"main\"]", 1);
+    fs::write(root.path().join("policy/policy.toml"), policy).unwrap();
+    assert_eq!(ran(root.path(), &["publish"]).0, 0);
+    let (code, said) = ran(root.path(), &["publish", &format!("{REPO}@dev")]);
+    assert!(code == 1 && said.contains("Blocked by hubgate policy"), "{said}");
+    is_commit(&hub, &copies(root.path()), &hub.commit(REPO, "main"));
+}
+
+#[tokio::test]
+async fn what_was_withdrawn_is_published_again_when_that_is_lifted() {
+    let hub = Standin::builder().repo(first()).start().await;
+    let (root, process) = world(&hub, REPOS).await;
+    let folder = copies(root.path());
+    let marker = folder.join(".hubgate-commit");
+    fs::write(root.path().join("policy/policy.toml"), format!("{POLICY}\n")).unwrap();
+    eventually("published", async || marker.exists()).await;
+    let (code, said) = ran(root.path(), &["withdraw", REPO, "--reason", "to be looked at", "--json"]);
+    assert_eq!(code, 0, "{said}");
+    let said: Value = serde_json::from_str(&said[said.find('{').unwrap()..]).unwrap();
+    eventually("unpublished", async || names(&folder).is_empty()).await;
+    let (code, said) = ran(root.path(), &["withdraw", "--lift", said["id"].as_str().unwrap(), "--reason", "fine"]);
+    assert_eq!(code, 0, "{said}");
+    eventually("published again", async || marker.exists()).await;
+    is_commit(&hub, &folder, &hub.commit(REPO, "main"));
+    drop(process);
+}
+
+#[tokio::test]
+async fn another_set_of_files_is_not_published_where_the_hook_fails_on_it() {
+    let hub = Standin::builder().repo(first()).start().await;
+    let aside = tempfile::tempdir().unwrap();
+    let (root, process) = world(&hub, &format!("{REPOS}\n{}", hook(aside.path(), 0))).await;
+    process.kill().await;
+    assert_eq!(ran(root.path(), &["publish"]).0, 0);
+    hook(aside.path(), 1);
+    let list = format!("[[mirror]]\nrepo = \"{REPO}\"\nexclude = [\"*.txt\"]\n");
+    fs::write(root.path().join("policy/mirror.toml"), list).unwrap();
+    let (code, said) = ran(root.path(), &["publish"]);
+    assert!(code == 1 && said.contains("exit code 1"), "{said}");
+    assert!(copies(root.path()).join("old/deep/er.txt").exists());
+    is_commit(&hub, &copies(root.path()), &hub.commit(REPO, "main"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_the_rule_asks_for_the_hook_only_files_that_it_was_shown_are_served() {
+    let hub = Standin::builder().repo(first()).start().await;
+    let aside = tempfile::tempdir().unwrap();
+    let root = set_up(&hub, &format!("{PLACE}\n{}", hook(aside.path(), 0)));
+    fs::write(root.path().join("policy/policy.toml"), demand()).unwrap();
+    let list = format!("[[mirror]]\nrepo = \"{REPO}\"\ninclude = [\"*.json\", \"*.md\"]\n");
+    fs::write(root.path().join("policy/mirror.toml"), list).unwrap();
+    let (code, said) = ran(root.path(), &["sync"]);
+    assert_eq!(code, 0, "{said}");
+    let process = Process::start(root.path()).await;
+    let get = async |path: &str| process.client.get(&format!("/{REPO}/resolve/main/{path}")).await.unwrap();
+    assert_eq!(get("config.json").await.status, 200);
+    let answer = get("model.safetensors").await;
+    assert_eq!(answer.status, 403);
+    assert!(answer.header("x-error-message").contains("was not shown model.safetensors"), "{:?}", answer.headers);
+    drop(process);
+}
+
+#[tokio::test]
+async fn no_publication_keeps_what_is_refused_from_being_removed() {
+    let hub = Standin::builder().repo(first()).repo(
+        RepoBuilder::model("acme/other")
+            .commit(NewCommit::new("First").file("README.md", README).file("config.json", "{}")),
+    );
+    let hub = hub.start().await;
+    let aside = tempfile::tempdir().unwrap();
+    let more = format!("publish.repos = [\"{REPO}\", \"acme/other\"]\n{}", hook(aside.path(), 0));
+    let (root, process) = world(&hub, &more).await;
+    process.kill().await;
+    ran(root.path(), &["publish", REPO]);
+    is_commit(&hub, &copies(root.path()), &hub.commit(REPO, "main"));
+    // The hook on the other repo does not end, for whoever asks.
+    let runs = aside.path().join("runs");
+    let script = format!("echo >> {0}\nwhile [ -e {0} ]; do sleep 0.1; done\n", runs.display());
+    fs::write(aside.path().join("hook.sh"), script).unwrap();
+    let process = Process::start(root.path()).await;
+    for path in ["README.md", "config.json"] {
+        assert_eq!(process.client.get(&format!("/acme/other/resolve/main/{path}")).await.unwrap().status, 200);
+    }
+    fs::write(root.path().join("policy/policy.toml"), format!("{POLICY}\n")).unwrap();
+    let count = || fs::read_to_string(&runs).unwrap_or_default().lines().count();
+    eventually("the hook runs for the listener and for the look", async || count() >= 2).await;
+    let denied = format!("{POLICY}\n[[deny]]\nname = \"no\"\nrepo = \"{REPO}\"\nreason = \"not this\"\n");
+    fs::write(root.path().join("policy/policy.toml"), denied).unwrap();
+    eventually("unpublished", async || names(&copies(root.path())).is_empty()).await;
+    fs::remove_file(&runs).unwrap();
+    process.kill().await;
+}
+
+#[tokio::test]
 async fn a_repo_with_a_file_of_hubgates_own_name_is_not_published() {
     let hub =
         Standin::builder().repo(first().commit(NewCommit::new("Odd").file(".hubgate-commit", "{}"))).start().await;
