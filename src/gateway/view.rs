@@ -61,7 +61,12 @@ impl Gateway {
         if let Some(view) = self.views.get(&name).await
             && view.grant.policy.digest() == self.policy.current().digest()
         {
-            return Ok(View::clone(&view));
+            let mut view = View::clone(&view);
+            // Another branch or tag may have led here meanwhile, and the manifest names it.
+            if let Some(revision) = self.admitted.get(&(view.resolved.repo.clone(), commit)).await {
+                view.resolved.revision = revision;
+            }
+            return Ok(view);
         }
         let anew = async {
             let view = self.view_anew(asker, asked, revision).await?;
