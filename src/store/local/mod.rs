@@ -271,7 +271,8 @@ impl Store for LocalStore {
         let pruned = key.from_top().map(|_| (self.root.clone(), self.folders.clone()));
         let removed = blocking(move || {
             if found(fs::remove_file(&path))?.is_some() {
-                sync_parent(&path)?;
+                // A folder that another process has emptied and removed meanwhile needs no sync.
+                found(sync_parent(&path))?;
             }
             pruned.map_or(Ok(()), |(root, folders)| copy::prune(&path, &root, &folders))
         });

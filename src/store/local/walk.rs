@@ -32,7 +32,8 @@ impl Walk {
         let Some(folder) = found(fs::read_dir(self.root.join(prefix)))? else { return Ok(Vec::new()) };
         let mut names = Vec::new();
         for entry in folder {
-            let entry = entry?;
+            // Reading a folder that was removed since it was opened says NotFound.
+            let Some(entry) = found(entry)? else { break };
             let Ok(name) = entry.file_name().into_string() else { continue };
             if !(self.published || is_of_keys(&name)) || (prefix.is_empty() && is_hidden(&name)) {
                 continue;
