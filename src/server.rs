@@ -7,11 +7,12 @@ mod activity;
 mod config;
 mod connection;
 mod tls;
+mod unread;
 mod workers;
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
-use hyper::{Request, Response, body::Incoming};
+use hyper::{Request, Response};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::Semaphore,
@@ -22,6 +23,7 @@ use tracing::{debug, info, warn};
 
 pub use config::{ConnectionLimits, ServerConfig, TlsConfig};
 pub use tls::Tls;
+pub use unread::RequestBody;
 pub use workers::Workers;
 
 use connection::{Admitted, Connection};
@@ -45,11 +47,11 @@ pub trait Handle: Clone + Send + Sync + 'static {
     /// The answers' bodies.
     type Body: hyper::body::Body<Data = bytes::Bytes, Error: std::error::Error + Send + Sync> + Unpin + Send + 'static;
 
-    /// Answers one request.
-    fn handle(&self, peer: Peer, request: Request<Incoming>) -> impl Future<Output = Response<Self::Body>> + Send;
+    /// Answers one request. It need not read the body; what it leaves is seen to behind its answer.
+    fn handle(&self, peer: Peer, request: Request<RequestBody>) -> impl Future<Output = Response<Self::Body>> + Send;
 
     /// Answers a request on a connection past the limit: busy, come back.
-    fn turn_away(&self, peer: Peer, request: Request<Incoming>) -> Response<Self::Body>;
+    fn turn_away(&self, peer: Peer, request: Request<RequestBody>) -> Response<Self::Body>;
 }
 
 /// A bound socket that isn't served yet.

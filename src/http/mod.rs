@@ -51,7 +51,7 @@ use crate::{
     gateway::{Asker, Gateway},
     jobs::Jobs,
     policy::{PolicyHandle, RefusalForm},
-    server::{Handle, Peer},
+    server::{Handle, Peer, RequestBody},
     store::StoreHealth,
     telemetry::AccessLog,
 };
@@ -251,11 +251,11 @@ impl Edge {
 impl Handle for Edge {
     type Body = Counted;
 
-    async fn handle(&self, peer: Peer, request: Request<hyper::body::Incoming>) -> Response<Counted> {
+    async fn handle(&self, peer: Peer, request: Request<RequestBody>) -> Response<Counted> {
         self.answer(peer, request).await
     }
 
-    fn turn_away(&self, peer: Peer, request: Request<hyper::body::Incoming>) -> Response<Counted> {
+    fn turn_away(&self, peer: Peer, request: Request<RequestBody>) -> Response<Counted> {
         let (parts, _) = request.into_parts();
         let mut visit = self.visit(peer, &parts);
         let response = error::too_many_connections(&mut visit);

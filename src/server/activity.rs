@@ -9,7 +9,7 @@ use std::{
     io,
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use hyper::{
@@ -21,7 +21,10 @@ use tokio::{
     time::Instant,
 };
 
-use super::ConnectionLimits;
+use super::{
+    ConnectionLimits,
+    unread::{Linger, Patience},
+};
 
 /// What is known of one connection.
 #[derive(Debug)]
@@ -39,6 +42,8 @@ struct State {
     next: u64,
     /// Since when no answer is under way.
     idle: Instant,
+    /// The last request's body was left unread: how long its sender is listened to after the answer.
+    linger: Option<Patience>,
 }
 
 /// Why a connection has to go.
@@ -64,7 +69,8 @@ pub(super) enum Look {
 impl Activity {
     pub(super) fn new() -> Arc<Self> {
         let now = Instant::now();
-        let state = State { begun: now, version: None, blocked: None, answers: Vec::new(), next: 0, idle: now };
+        let state =
+            State { begun: now, version: None, blocked: None, answers: Vec::new(), next: 0, idle: now, linger: None };
         Arc::new(Self(Mutex::new(state)))
     }
 
@@ -80,6 +86,11 @@ impl Activity {
         state.next += 1;
         state.answers.push((number, None));
         Answering { activity: self.clone(), number }
+    }
+
+    /// Notes that the request's body was not read to its end, so that its answer is the connection's last.
+    pub(super) fn leaves_unread(&self, patience: Patience) {
+        self.state().linger = Some(patience);
     }
 
     /// Whether the connection has kept us waiting for longer than it may.
@@ -162,17 +173,19 @@ impl<B: Body + Unpin> Body for Watched<B> {
     }
 }
 
-/// A socket that notes when it takes nothing.
+/// A socket that notes when it takes nothing, and whose end waits for a client that still sends.
 #[derive(Debug)]
 pub(super) struct Socket<S> {
     stream: S,
     activity: Arc<Activity>,
     is_blocked: bool,
+    /// Our side has ended.
+    linger: Option<Linger>,
 }
 
 impl<S> Socket<S> {
     pub(super) fn new(stream: S, activity: Arc<Activity>) -> Self {
-        Self { stream, activity, is_blocked: false }
+        Self { stream, activity, is_blocked: false, linger: None }
     }
 
     fn note<T>(&mut self, outcome: Poll<T>) -> Poll<T> {
@@ -190,7 +203,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Socket<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Socket<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Socket<S> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let outcome = Pin::new(&mut this.stream).poll_write(cx, bytes);
@@ -219,7 +232,13 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Socket<S> {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        let outcome = Pin::new(&mut this.stream).poll_shutdown(cx);
-        this.note(outcome)
+        if this.linger.is_none() {
+            let outcome = Pin::new(&mut this.stream).poll_shutdown(cx);
+            ready!(this.note(outcome))?;
+            let Some(patience) = this.activity.state().linger else { return Poll::Ready(Ok(())) };
+            this.linger = Some(Linger::new(patience));
+        }
+        let Some(linger) = &mut this.linger else { return Poll::Ready(Ok(())) };
+        linger.poll(&mut this.stream, cx).map(Ok)
     }
 }

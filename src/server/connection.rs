@@ -5,7 +5,12 @@
 
 use std::{net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
-use hyper::{Request, body::Incoming, service::service_fn};
+use hyper::{
+    Request, Response,
+    body::Incoming,
+    header::{CONNECTION, HeaderValue},
+    service::service_fn,
+};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::conn::auto,
@@ -22,6 +27,7 @@ use tracing::debug;
 use super::{
     ConnectionLimits, Handle, Peer, Tls,
     activity::{Activity, Look, Overdue, Socket, Watched},
+    unread::{self, Patience},
 };
 
 /// A TLS handshake that takes longer is given up.
@@ -81,12 +87,19 @@ impl<H: Handle> Connection<H> {
     }
 
     async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(&self, stream: S, peer: Peer) {
-        let activity = Activity::new();
+        let (activity, patience) = (Activity::new(), Patience::within(&self.limits));
         let service = service_fn(|request: Request<Incoming>| {
             let answering = activity.begin(request.version());
             let handler = self.handler.clone();
+            let (request, rest) = unread::watch(request);
+            let rest = rest.map(|rest| (rest, activity.clone()));
             async move {
-                let answer = handler.handle(peer, request).await;
+                let mut answer = handler.handle(peer, request).await;
+                if let Some((rest, activity)) = rest
+                    && !rest.is_read().await
+                {
+                    end_with(&mut answer, &activity, patience);
+                }
                 Ok::<_, std::convert::Infallible>(answer.map(|body| Watched::new(body, answering)))
             }
         });
@@ -121,13 +134,25 @@ impl<H: Handle> Connection<H> {
 
     /// Tells whoever asks that there is no room.
     async fn turn_away<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(&self, stream: S, peer: Peer) {
+        let activity = Activity::new();
         let service = service_fn(|request| {
-            let answer = self.handler.turn_away(peer, request);
+            let (request, rest) = unread::watch(request);
+            let mut answer = self.handler.turn_away(peer, request);
+            if rest.is_some() {
+                end_with(&mut answer, &activity, Patience::within(&self.limits));
+            }
             async move { Ok::<_, std::convert::Infallible>(answer) }
         });
-        let connection = self.builder.serve_connection(TokioIo::new(stream), service);
+        let socket = TokioIo::new(Socket::new(stream, activity.clone()));
+        let connection = self.builder.serve_connection(socket, service);
         ended(time::timeout(TURN_AWAY_TIMEOUT, connection).await.unwrap_or(Ok(())), peer);
     }
+}
+
+/// Makes an answer its connection's last: the body of its request was not read to the end.
+fn end_with<B>(answer: &mut Response<B>, activity: &Activity, patience: Patience) {
+    activity.leaves_unread(patience);
+    answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
 }
 
 fn ended(outcome: Result<(), Box<dyn std::error::Error + Send + Sync>>, peer: Peer) {

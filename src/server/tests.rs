@@ -1,3 +1,4 @@
+mod unread;
 mod waits;
 
 use std::convert::Infallible;
@@ -12,14 +13,15 @@ use tokio::{
 
 use super::*;
 
-/// `/slow` answers the pieces that the test sends; everything else answers "ok".
+/// `/slow` answers the pieces that the test sends, `/read` how long the request's body is; everything else answers
+/// "ok" without reading it.
 #[derive(Clone)]
 struct Answers(Arc<tokio::sync::Mutex<mpsc::Receiver<Bytes>>>);
 
 impl Handle for Answers {
     type Body = UnsyncBoxBody<Bytes, Infallible>;
 
-    async fn handle(&self, peer: Peer, request: Request<Incoming>) -> Response<Self::Body> {
+    async fn handle(&self, peer: Peer, request: Request<RequestBody>) -> Response<Self::Body> {
         if request.uri().path() == "/slow" {
             let pieces = self.0.clone();
             let stream = futures_util::stream::unfold(pieces, |pieces| async {
@@ -28,10 +30,15 @@ impl Handle for Answers {
             });
             return Response::new(StreamBody::new(stream).boxed_unsync());
         }
-        Response::new(http_body_util::Full::from(format!("ok tls={}", peer.tls)).boxed_unsync())
+        let text = if request.uri().path() == "/read" {
+            format!("read {}", request.into_body().collect().await.unwrap().to_bytes().len())
+        } else {
+            format!("ok tls={}", peer.tls)
+        };
+        Response::new(http_body_util::Full::from(text).boxed_unsync())
     }
 
-    fn turn_away(&self, _: Peer, _: Request<Incoming>) -> Response<Self::Body> {
+    fn turn_away(&self, _: Peer, _: Request<RequestBody>) -> Response<Self::Body> {
         let mut answer = Response::new(http_body_util::Full::from("full").boxed_unsync());
         *answer.status_mut() = hyper::StatusCode::SERVICE_UNAVAILABLE;
         answer
@@ -138,7 +145,9 @@ fn write_certificate(folder: &std::path::Path, name: &str) -> (TlsConfig, Vec<u8
     (config, made.cert.der().to_vec())
 }
 
-async fn shake_hands(address: SocketAddr, root: &[u8], name: &'static str) -> io::Result<String> {
+type OverTls = tokio_rustls::client::TlsStream<TcpStream>;
+
+async fn connect_tls(address: SocketAddr, root: &[u8], name: &'static str) -> io::Result<OverTls> {
     let mut roots = rustls::RootCertStore::empty();
     roots.add(root.to_vec().into()).unwrap();
     let config = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
@@ -148,7 +157,11 @@ async fn shake_hands(address: SocketAddr, root: &[u8], name: &'static str) -> io
         .with_no_client_auth();
     let stream = TcpStream::connect(address).await?;
     let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
-    let mut stream = connector.connect(name.try_into().unwrap(), stream).await?;
+    connector.connect(name.try_into().unwrap(), stream).await
+}
+
+async fn shake_hands(address: SocketAddr, root: &[u8], name: &'static str) -> io::Result<String> {
+    let mut stream = connect_tls(address, root, name).await?;
     ask(&mut stream, "/").await;
     Ok(read_to(&mut stream, "ok tls=true").await)
 }

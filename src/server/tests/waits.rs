@@ -1,7 +1,7 @@
 //! How long a client may keep us waiting, and what is none of its fault.
 
 use http_body_util::Empty;
-use hyper::{Version, client::conn::http2};
+use hyper::{Version, body::Incoming, client::conn::http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 
 use super::*;

@@ -1,6 +1,10 @@
 //! Policy's noes as clients meet them: the same reason on every path of a repo, in the form that the client shows.
 
 use hub_standin::{NewCommit, RepoBuilder, Standin};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+};
 
 use super::{world, world_under, world_with};
 use crate::support::gateway::{POLICY, TestGateway};
@@ -231,4 +235,29 @@ async fn write_routes_are_read_only() {
         assert!(answer.header("x-error-message").contains("read-only"), "{method} {url}: {:?}", answer.headers);
     }
     assert_eq!(hub.counters().requests, 0);
+}
+
+/// Python's requests write the whole body before they look for an answer: the reason must still be there then.
+#[tokio::test]
+async fn an_upload_is_told_why_it_is_refused_however_large_it_is() {
+    // More than the sockets between hold, so that it can't be written unless somebody reads it.
+    const LARGE: usize = 32 << 20;
+    let (_hub, gate) = world().await;
+    for (url, status, reason) in [
+        ("/api/models/acme/tiny/commit/main", 403, "read-only"),
+        ("/api/models/acme/tiny/paths-info/main", 413, "the body is larger than"),
+        ("/acme/tiny.git/git-upload-pack", 404, "does not serve git"),
+        ("/-/admin/v1/requests", 401, "no_token"),
+    ] {
+        let mut socket = TcpStream::connect(gate.url.trim_start_matches("http://")).await.unwrap();
+        let head = format!(
+            "POST {url} HTTP/1.1\r\nhost: gate\r\ncontent-type: application/json\r\ncontent-length: {LARGE}\r\n\r\n"
+        );
+        socket.write_all(head.as_bytes()).await.unwrap();
+        socket.write_all(&vec![b' '; LARGE]).await.expect(url);
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer).await.expect(url);
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status}")) && answer.contains(reason), "{url}: {answer}");
+        assert!(answer.contains("connection: close"), "{url}: {answer}");
+    }
 }
