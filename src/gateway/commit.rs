@@ -9,7 +9,7 @@ use time::OffsetDateTime;
 
 use super::{Asker, Error, Gateway, PATIENCE, Result, history, identity::Identity, refs::RefRecord};
 use crate::{
-    hub::{Commit, RefInfo, Repo, Revision},
+    hub::{Commit, RefInfo, Repo, Revision, Sha256},
     policy::{RevisionVerdict, Rule},
     upstream::{self, ErrorKind, InHistory, OnGone, Purpose},
 };
@@ -40,6 +40,10 @@ pub(super) struct Looked {
     record: Arc<RefRecord>,
 }
 
+/// A search for a commit in the histories of the branches and tags that a rule allows: the policy's digest, and where in
+/// it the rule stands.
+pub(super) type SearchKey = (Repo, Commit, Sha256, String);
+
 impl Gateway {
     /// The commit that `revision` of `asked` means, for a repo that `rule` allows.
     pub(super) async fn resolve(
@@ -51,13 +55,13 @@ impl Gateway {
     ) -> Result<Resolved> {
         match rule.decide_revision(revision).map_err(|denial| self.denied(&denial))? {
             RevisionVerdict::Allowed => match revision.as_commit() {
-                Some(commit) => self.at_commit(asker, asked, commit).await,
+                Some(commit) => self.at_commit(asker, rule, asked, commit).await,
                 None => Box::pin(self.at_ref(asker, asked, revision)).await,
             },
-            RevisionVerdict::PinnedTo(commit) => self.at_commit(asker, asked, commit).await,
+            RevisionVerdict::PinnedTo(commit) => self.at_commit(asker, rule, asked, commit).await,
             RevisionVerdict::NeedsHistory => {
                 let resolved = match revision.as_commit() {
-                    Some(commit) => self.at_commit(asker, asked, commit).await?,
+                    Some(commit) => self.at_commit(asker, rule, asked, commit).await?,
                     None => Box::pin(self.at_ref(asker, asked, revision)).await?,
                 };
                 self.admit(asker, rule, &resolved).await?;
@@ -68,7 +72,7 @@ impl Gateway {
 
     /// A full sha needs no look-up, but for the repo's canonical name where none is known, and for whether
     /// the repo is back where one that is gone is to be refused.
-    async fn at_commit(&self, asker: &Asker, asked: &Repo, commit: Commit) -> Result<Resolved> {
+    async fn at_commit(&self, asker: &Asker, rule: &Rule, asked: &Repo, commit: Commit) -> Result<Resolved> {
         let repo = match self.identities.of(asked).await? {
             Some(identity) => {
                 if self.config.on_gone == OnGone::Refuse {
@@ -78,7 +82,7 @@ impl Gateway {
             }
             None => Box::pin(self.look(asker, asked, &commit.into())).await?.repo,
         };
-        let revision = self.admitted.get(&(repo.clone(), commit)).await.unwrap_or_else(|| commit.into());
+        let revision = self.led_to(rule, &repo, commit).await.unwrap_or_else(|| commit.into());
         Ok(Resolved { repo, commit, revision, stale: false })
     }
 
@@ -211,22 +215,27 @@ impl Gateway {
         Ok(Looked { repo, record })
     }
 
+    /// The branch or tag that led to a commit lately, if the rule allows it: under another rule, or an earlier policy,
+    /// one that it doesn't allow may have.
+    pub(super) async fn led_to(&self, rule: &Rule, repo: &Repo, commit: Commit) -> Option<Revision> {
+        let revision = self.admitted.get(&(repo.clone(), commit)).await?;
+        rule.allows_ref(revision.as_str()).then_some(revision)
+    }
+
     /// Lets a sha pass that is stored here or that an allowed branch or tag leads to. Anyone can open a pull
     /// request on an approved repo; its commits are reached by no allowed ref.
     async fn admit(&self, asker: &Asker, rule: &Rule, resolved: &Resolved) -> Result<()> {
         let (repo, commit) = (&resolved.repo, resolved.commit);
-        let name = (repo.clone(), commit);
-        if self.admitted.contains_key(&name)
+        if self.led_to(rule, repo, commit).await.is_some()
             || self.snapshots.find(repo, commit).await?.is_some()
             || self.snapshots.early(repo, commit).await?.is_some()
         {
             return Ok(());
         }
-        Box::pin(self.admit_by_ref(asker, rule, name)).await
+        Box::pin(self.admit_by_ref(asker, rule, repo, commit)).await
     }
 
-    async fn admit_by_ref(&self, asker: &Asker, rule: &Rule, name: (Repo, Commit)) -> Result<()> {
-        let (repo, commit) = (&name.0, name.1);
+    async fn admit_by_ref(&self, asker: &Asker, rule: &Rule, repo: &Repo, commit: Commit) -> Result<()> {
         let allowed = |record: &RefRecord| {
             record.commit == commit && !record.revision.may_be_short_sha() && rule.allows_ref(record.revision.as_str())
         };
@@ -234,17 +243,18 @@ impl Gateway {
             Some(record) => Some(record.revision.clone()),
             None => {
                 let purpose = asker.purpose();
-                let rule = Arc::new(rule.clone());
+                // By which rule, too: what another one finds, or doesn't, is no answer here.
+                let name = (repo.clone(), commit, rule.policy_sha256, rule.source.clone());
                 let work = || {
-                    let (gateway, rule, (repo, commit)) = (self.clone(), rule.clone(), name.clone());
+                    let (gateway, rule, repo) = (self.clone(), rule.clone(), repo.clone());
                     async move { gateway.search_histories(&rule, &repo, commit, purpose).await }
                 };
-                self.histories.join(name.clone(), self.limits.fare(asker, 1), work).await?
+                self.histories.join(name, self.limits.fare(asker, 1), work).await?
             }
         };
         match found {
             Some(revision) => {
-                self.admitted.insert(name, revision).await;
+                self.admitted.insert((repo.clone(), commit), revision).await;
                 Ok(())
             }
             None => Err(self.denied(&rule.outside_history(&commit.into()))),

@@ -148,7 +148,7 @@ pub struct Parts {
     fills: Arc<Fills>,
     limits: ClientLimits,
     looks: Flights<(Repo, Revision), commit::Looked>,
-    histories: Flights<(Repo, Commit), Option<Revision>>,
+    histories: Flights<commit::SearchKey, Option<Revision>>,
     facts_flights: Flights<(Repo, Commit), Arc<Fresh>>,
     tree_flights: Flights<(Repo, Commit), Arc<Snapshot>>,
     node_flights: Flights<NodesKey, Arc<Vec<TreeNode>>>,
@@ -156,7 +156,7 @@ pub struct Parts {
     commit_flights: Flights<(Repo, Commit), Arc<Vec<CommitInfo>>>,
     inspection_flights: Flights<(Repo, Revision), Arc<Inspection>>,
     inspections: Cache<(Repo, Revision), Arc<Inspection>>,
-    /// Commits that an allowed revision led to, with that revision.
+    /// Commits that a branch or tag led to, with the last that did. Some rule allowed it; ask `led_to`.
     admitted: Cache<(Repo, Commit), Revision>,
     unknown: Cache<(Repo, Revision), Error>,
     /// Commits of which the origin says what makes no sense; it may do better soon.

@@ -63,7 +63,8 @@ impl Gateway {
         {
             let mut view = View::clone(&view);
             // Another branch or tag may have led here meanwhile, and the manifest names it.
-            if let Some(revision) = self.admitted.get(&(view.resolved.repo.clone(), commit)).await {
+            let rule = &view.grant.approved.rule;
+            if let Some(revision) = self.led_to(rule, &view.resolved.repo, commit).await {
                 view.resolved.revision = revision;
             }
             return Ok(view);

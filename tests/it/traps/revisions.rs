@@ -1,9 +1,9 @@
 //! Every way to name a commit.
 
-use hub_standin::NewCommit;
+use hub_standin::{Class, Fault, FaultKind, NewCommit};
 
 use super::{world, world_under};
-use crate::support::gateway::POLICY;
+use crate::support::gateway::{POLICY, eventually};
 
 /// Traps 33, 34: `refs/pr/1` comes encoded from Python and raw from JavaScript, `HEAD` from JavaScript.
 #[tokio::test]
@@ -142,4 +142,55 @@ async fn an_unknown_revision_is_the_hubs_own_error() {
         assert_eq!((answer.status.as_u16(), answer.header("x-error-code")), (404, "RevisionNotFound"), "{url}");
         assert!(answer.header("x-error-message").starts_with("Invalid rev id"), "{url}: {:?}", answer.headers);
     }
+}
+
+fn policy_of(licenses: &str, revisions: &str) -> String {
+    format!(
+        "[licenses]\nallow = [{licenses}]\n[[allow]]\nname = \"acme\"\nrepo = \"acme/*\"\nrevisions = [{revisions}]\n"
+    )
+}
+
+/// A branch that led to a commit under an earlier policy opens nothing once the policy doesn't allow it.
+#[tokio::test]
+async fn a_commit_that_only_an_earlier_policy_led_to_is_refused() {
+    // The licence is refused, so that nothing of the commit is stored.
+    let (hub, gate) = world_under(&policy_of("\"mit\"", "\"main\", \"dev\"")).await;
+    hub.push("acme/tiny", "dev", NewCommit::new("on dev alone").file("config.json", "{}\n"));
+    let sha = hub.commit("acme/tiny", "dev");
+    let by_branch = gate.get("/acme/tiny/resolve/dev/config.json").await;
+    assert!(by_branch.header("x-error-message").contains("licen"), "{:?}", by_branch.headers);
+
+    gate.set_policy(&policy_of("\"apache-2.0\"", "\"main\"")).unwrap();
+    let by_sha = gate.get(&format!("/acme/tiny/resolve/{sha}/config.json")).await;
+    assert_eq!(by_sha.status, 403, "{}", by_sha.text());
+    assert!(by_sha.header("x-error-message").contains("in the history of no allowed"), "{:?}", by_sha.headers);
+
+    gate.set_policy(&policy_of("\"apache-2.0\"", "\"main\", \"dev\"")).unwrap();
+    assert_eq!(gate.get(&format!("/acme/tiny/resolve/{sha}/config.json")).await.status, 200, "allowed again");
+}
+
+/// Two rules that look for one commit at the same time each look among their own branches.
+#[tokio::test]
+async fn a_search_under_one_rule_answers_nobody_under_another() {
+    let (hub, gate) = world_under(&policy_of("\"apache-2.0\"", "\"main\", \"dev\"")).await;
+    hub.push("acme/tiny", "dev", NewCommit::new("older").file("config.json", "{}\n"));
+    let url = format!("/acme/tiny/resolve/{}/config.json", hub.commit("acme/tiny", "dev"));
+    hub.push("acme/tiny", "dev", NewCommit::new("newer").file("config.json", "[]\n"));
+    assert_eq!(gate.get("/api/models/acme/tiny").await.status, 200, "its name is known");
+    let held = hub.fault(Fault::new(FaultKind::StallBeforeHeaders { ms: None }).class(Class::Refs));
+    let before = hub.count(Class::Refs);
+    let searches = async |wanted| eventually("a search", async || hub.count(Class::Refs) >= before + wanted).await;
+    let (wide, narrow, ()) = tokio::join!(
+        gate.get(&url),
+        async {
+            searches(1).await;
+            gate.set_policy(&policy_of("\"apache-2.0\"", "\"main\"")).unwrap();
+            gate.get(&url).await
+        },
+        async {
+            searches(2).await;
+            hub.clear_fault(held);
+        }
+    );
+    assert_eq!((wide.status.as_u16(), narrow.status.as_u16()), (200, 403), "{} {}", wide.text(), narrow.text());
 }
