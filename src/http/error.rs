@@ -128,6 +128,7 @@ fn upstream_face(error: &upstream::Error, form: &Form) -> Face {
         ErrorKind::Unreachable
         | ErrorKind::Timeout
         | ErrorKind::Server(_)
+        | ErrorKind::BeyondProxy { .. }
         | ErrorKind::ProxyUnreachable
         | ErrorKind::Offline => Face::new(StatusCode::SERVICE_UNAVAILABLE, text).later(COME_BACK),
     }
@@ -393,6 +394,7 @@ mod tests {
             ErrorKind::Server(500),
             ErrorKind::ProxyAuth { schemes: vec!["NTLM".into()] },
             ErrorKind::ProxyRefused { status: 403, text: "secret page".into() },
+            ErrorKind::BeyondProxy { status: 503, text: "secret page".into() },
             ErrorKind::ProxyUnreachable,
             ErrorKind::HostNotAllowed("evil.example".into()),
             ErrorKind::PrivateAddress("secret.example".into()),

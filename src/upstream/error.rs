@@ -3,6 +3,10 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
+use http::StatusCode;
+
+use super::page::visible_text;
+
 /// The origin's answers.
 pub type Result<T> = std::result::Result<T, Error>;
 
@@ -64,6 +68,13 @@ pub enum ErrorKind {
         /// Its text without tags, at most 300 characters.
         text: String,
     },
+    /// The egress proxy lets the request pass and can't reach the origin: its 502, 503 or 504.
+    BeyondProxy {
+        /// Its status.
+        status: u16,
+        /// Its text without tags, at most 300 characters.
+        text: String,
+    },
     /// No connection to the egress proxy itself.
     ProxyUnreachable,
     /// A host outside `upstream.allowed_hosts`, here with the reason.
@@ -121,6 +132,7 @@ impl Error {
             | ErrorKind::Server(_)
             | ErrorKind::ProxyAuth { .. }
             | ErrorKind::ProxyRefused { .. }
+            | ErrorKind::BeyondProxy { .. }
             | ErrorKind::ProxyUnreachable
             | ErrorKind::HostNotAllowed(_)
             | ErrorKind::PrivateAddress(_)
@@ -141,7 +153,11 @@ impl Error {
     /// Whether the same call may well succeed a moment later.
     pub fn is_worth_retrying(&self) -> bool {
         match self.kind {
-            ErrorKind::Unreachable | ErrorKind::Timeout | ErrorKind::Server(_) | ErrorKind::ProxyUnreachable => true,
+            ErrorKind::Unreachable
+            | ErrorKind::Timeout
+            | ErrorKind::Server(_)
+            | ErrorKind::BeyondProxy { .. }
+            | ErrorKind::ProxyUnreachable => true,
             ErrorKind::ProxyRefused { status, .. } => status >= 500,
             _ => false,
         }
@@ -172,11 +188,26 @@ impl Error {
             ErrorKind::Server(status) => format!("the origin answers with an error ({status})"),
             ErrorKind::ProxyAuth { .. } => "the egress proxy refuses this gateway's credentials".into(),
             ErrorKind::ProxyRefused { status, .. } => format!("the egress proxy refuses the request ({status})"),
+            ErrorKind::BeyondProxy { status, .. } => {
+                format!("the origin cannot be reached by the egress proxy ({status})")
+            }
             ErrorKind::ProxyUnreachable => "the egress proxy cannot be reached".into(),
             ErrorKind::HostNotAllowed(_) => "the origin points to a host that this gateway may not ask".into(),
             ErrorKind::PrivateAddress(_) => "the origin resolves to a private address".into(),
             ErrorKind::Malformed(_) => "the origin's answer makes no sense".into(),
             ErrorKind::Offline => "this gateway is offline and has not stored this".into(),
+        }
+    }
+}
+
+impl ErrorKind {
+    /// An answer of the egress proxy's own: a refusal, or that it can't reach the origin, as a gateway says it (RFC 9110,
+    /// section 15.6).
+    pub(super) fn of_proxy(status: StatusCode, page: &str) -> Self {
+        let text = visible_text(page);
+        match status.as_u16() {
+            status @ 502..=504 => Self::BeyondProxy { status, text },
+            status => Self::ProxyRefused { status, text },
         }
     }
 }
@@ -219,6 +250,10 @@ impl fmt::Display for ErrorKind {
             }
             Self::ProxyRefused { status, text } if text.is_empty() => write!(f, "the egress proxy answered {status}"),
             Self::ProxyRefused { status, text } => write!(f, "the egress proxy answered {status}: {text}"),
+            Self::BeyondProxy { status, text } => {
+                write!(f, "the egress proxy cannot reach the origin ({status})")?;
+                if text.is_empty() { Ok(()) } else { write!(f, ": {text}") }
+            }
             Self::ProxyUnreachable => f.write_str("no connection to the egress proxy"),
             Self::HostNotAllowed(host) => write!(f, "not allowed by upstream.allowed_hosts: {host}"),
             Self::PrivateAddress(host) => {
@@ -270,6 +305,7 @@ mod tests {
             ErrorKind::Gated("Visit https://huggingface.co/x to ask for access".into()),
             ErrorKind::HostNotAllowed("cdn.example.com".into()),
             ErrorKind::ProxyRefused { status: 403, text: "blocked by proxy.corp".into() },
+            ErrorKind::BeyondProxy { status: 503, text: "https://huggingface.co: no route".into() },
             ErrorKind::PrivateAddress("hub.corp".into()),
             ErrorKind::Malformed("Link to https://other.example".into()),
         ] {

@@ -36,7 +36,7 @@ pub(super) fn read(status: StatusCode, headers: &HeaderMap, text: &str, asked: A
     let message = message(headers, text);
     let is = |kind| Refusal::Is(kind);
     if code.is_empty() && asked.by_proxy && is_page(headers) && !is_of_hub(headers) {
-        return is(ErrorKind::ProxyRefused { status: status.as_u16(), text: visible_text(text) });
+        return is(ErrorKind::of_proxy(status, text));
     }
     if status.is_server_error() || status == StatusCode::REQUEST_TIMEOUT {
         return is(ErrorKind::Server(status.as_u16()));
@@ -159,7 +159,11 @@ mod tests {
         let page = "<h1>Blocked</h1> by policy";
         let refused = |status| Refusal::Is(ErrorKind::ProxyRefused { status, text: "Blocked by policy".into() });
         assert_eq!(of(403, &[html], page, asked), refused(403));
-        assert_eq!(of(503, &[html], page, asked), refused(503));
+        assert_eq!(of(500, &[html], page, asked), refused(500));
+        for status in [502, 503, 504] {
+            let beyond = Refusal::Is(ErrorKind::BeyondProxy { status, text: "Blocked by policy".into() });
+            assert_eq!(of(status, &[html], page, asked), beyond, "a gateway that can't go on");
+        }
         let signed = [html, ("x-request-id", "Root=1-2")];
         assert_eq!(of(503, &signed, page, asked), Refusal::Is(ErrorKind::Server(503)));
         assert_eq!(of(503, &[html], page, ANONYMOUS), Refusal::Is(ErrorKind::Server(503)));

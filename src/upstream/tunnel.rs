@@ -9,7 +9,7 @@ use http_body_util::{BodyExt as _, Empty};
 use hyper::{body::Incoming, client::conn::http1};
 use hyper_util::rt::TokioIo;
 
-use super::{Error, ErrorKind, Result, USER_AGENT, connect::Io, page::visible_text, proxy::Visit};
+use super::{Error, ErrorKind, Result, USER_AGENT, connect::Io, proxy::Visit};
 
 /// How much of a refusal is read.
 const PAGE_LIMIT: usize = 64 << 10;
@@ -55,9 +55,8 @@ pub(super) async fn open(io: Box<dyn Io>, target: &Uri, visit: Visit<'_>) -> Res
             return Err(visit.credentials_were_refused(&head.headers));
         }
         visit.credentials_were_good();
-        let text = visible_text(&String::from_utf8_lossy(&page));
-        return Err(Error::new(ErrorKind::ProxyRefused { status: head.status.as_u16(), text })
-            .because(format!("CONNECT {authority}")));
+        let kind = ErrorKind::of_proxy(head.status, &String::from_utf8_lossy(&page));
+        return Err(Error::new(kind).because(format!("CONNECT {authority}")));
     }
     visit.credentials_were_good();
     let parts = match parts {

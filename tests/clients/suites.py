@@ -150,6 +150,7 @@ def egress(run):
     for origin in ("http", "https"):
         for proxy in ("http", "https"):
             yield from through_squid(run, origin, proxy)
+        yield from nobody_behind_squid(run, origin)
     yield from wrong_password(run)
 
 
@@ -186,6 +187,17 @@ def through_squid(run, origin, proxy):
                 yield run_flow(run, client, flows.smoke(client), phase, gateway, exits)
         gateway.stop()  # squid logs a tunnel when it ends
         yield Result("hubgate", "(only through squid)", phase, 0, bypasses(standin, folder / "squid/access.log", origin))
+
+
+def nobody_behind_squid(run, origin):
+    """The Hub is gone. squid lets the request pass and says so, which is no refusal of squid's: 503, ask again."""
+    folder = run.folder / f"squid-{origin}-gone"
+    client = next(c for c in flows.clients() if c.name == "curl")
+    expect = flows.error("the origin cannot be reached by the egress proxy", "503")
+    flow = flows.Flow("hub-gone", ("curl",), "refused", flows.ask(flows.TINY, "config.json"), expect)
+    with behind_squid(run, folder, origin, "http") as (standin, gateway, exits):
+        standin.stop()
+        yield run_flow(run, client, flow, f"{origin}, nobody there", gateway, exits)
 
 
 def wrong_password(run):

@@ -130,6 +130,24 @@ async fn a_refused_connect_shows_the_proxys_page() {
     assert_eq!(error.public_text(), "the egress proxy refuses the request (403)");
 }
 
+/// squid's `ERR_CONNECT_FAIL` and `ERR_DNS_FAIL` are 503, its `ERR_READ_TIMEOUT` is 504.
+#[tokio::test]
+async fn a_proxy_that_finds_nobody_behind_it_has_not_refused() {
+    for tls in [true, false] {
+        let hub = hidden(tls).await;
+        for status in [502, 503, 504] {
+            let refusal = Some((status, "text/html", "<h1>ERROR</h1><p>Connection to hub.test failed.</p>"));
+            let proxy = Proxy::start(ProxyConfig { refusal, ..ProxyConfig::default() }).await;
+            let error = look(&through(&hub, &proxy, |_| {})).await.unwrap_err();
+            let text = "ERROR Connection to hub.test failed.".to_owned();
+            assert_eq!(error.kind, ErrorKind::BeyondProxy { status, text }, "tls {tls}");
+            assert!(error.is_outage() && error.is_worth_retrying(), "{error}");
+            assert_eq!(error.public_text(), format!("the origin cannot be reached by the egress proxy ({status})"));
+        }
+        assert_eq!(hub.counters().requests, 0);
+    }
+}
+
 #[tokio::test]
 async fn a_block_page_is_the_proxys_whatever_its_status() {
     let hub = hidden(false).await;

@@ -168,3 +168,36 @@ async fn a_block_page_is_the_proxys_and_never_a_file() {
     }
     assert_eq!(hub.counters().requests, 0);
 }
+
+/// 502 where somebody must change something, 503 where waiting helps; what is stored is served in either case.
+#[tokio::test]
+async fn a_proxy_that_refuses_and_one_that_finds_nobody_are_told_apart() {
+    let hub = Standin::builder().fixtures().hosts("hub.test", "cdn.hub.test").start().await;
+    let hosts = format!("upstream.allowed_hosts = [\"cdn.hub.test:{}\"]", hub.cdn_address().port());
+    let behind = |proxy: &Proxy| {
+        // A branch is looked at again each time.
+        let lines = format!("{hosts}\nupstream.proxy = {:?}\nupstream.ref_ttl = \"0s\"", proxy.url());
+        Setup::new().config(&lines)
+    };
+    let open = Proxy::start(ProxyConfig::default()).await;
+    let gate = behind(&open).start(&hub).await;
+    assert_eq!(gate.get(URL).await.status, 200);
+    let mut root = gate.stop().await;
+    for (status, expected, reason) in [
+        (403, 502, "the egress proxy refuses the request (403)"),
+        (503, 503, "the origin cannot be reached by the egress proxy (503)"),
+        (504, 503, "the origin cannot be reached by the egress proxy (504)"),
+    ] {
+        let refusal = Some((status, "text/html", "<h1>No</h1>"));
+        let proxy = Proxy::start(ProxyConfig { refusal, ..ProxyConfig::default() }).await;
+        let gate = behind(&proxy).on(&root).start(&hub).await;
+        let cold = gate.get("/acme/nested/resolve/main/config.json").await;
+        assert_eq!(cold.status.as_u16(), expected, "{}", cold.text());
+        assert!(cold.text().contains(reason), "{}", cold.text());
+        assert_eq!(cold.header("retry-after").is_empty(), expected == 502, "{:?}", cold.headers);
+        let warm = gate.get(URL).await;
+        assert_eq!(warm.status, 200, "{status}: stored");
+        assert!(gate.get("/-/readyz").await.text().contains(reason), "{}", gate.get("/-/readyz").await.text());
+        root = gate.stop().await;
+    }
+}
