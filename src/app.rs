@@ -118,6 +118,9 @@ impl Core {
         let policy = Arc::new(policy.map_err(|error| StartError::misconfigured(&error))?);
         let upstream = Upstream::new(&config.upstream, loaded.proxy_env.clone());
         let upstream = upstream.map_err(|error| StartError::misconfigured(&error))?;
+        if let Some(warning) = config.store.warning() {
+            warn!(warning, "store");
+        }
         let writer = WriterId::new();
         // Boxed: it is large, and stands here twice.
         let build = || Box::pin(store::build(&config.store, &config.spool, writer.as_str()));

@@ -251,6 +251,9 @@ fn check_config(loaded: &Loaded) -> Done {
             "hubgate: upstream.proxy is not set, so HTTPS_PROXY, HTTP_PROXY and NO_PROXY of the environment count"
         );
     }
+    if let Some(warning) = loaded.config.store.warning() {
+        eprintln!("hubgate: {warning}");
+    }
     eprintln!("hubgate: the configuration can be used; `hubgate serve` also asks the store");
     Ok(())
 }

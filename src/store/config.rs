@@ -6,7 +6,11 @@ use bytesize::ByteSize;
 use secrecy::SecretString;
 use serde::Deserialize;
 
-use super::{Error, ErrorKind, Result, Store, local::LocalStore, s3::S3Store};
+use super::{
+    Error, ErrorKind, Result, Store,
+    local::LocalStore,
+    s3::{S3Store, trust},
+};
 
 /// `[store]`: where everything is kept.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -139,6 +143,16 @@ pub struct SpoolConfig {
 impl Default for SpoolConfig {
     fn default() -> Self {
         Self { dir: "./hubgate-spool".into(), max_size: ByteSize::gb(100) }
+    }
+}
+
+impl StoreConfig {
+    /// What is worth saying before the store is asked: it could not be used, and nothing here is set wrongly.
+    pub fn warning(&self) -> Option<String> {
+        match self.kind {
+            StoreKind::Local => None,
+            StoreKind::S3 => trust::warning(&self.s3),
+        }
     }
 }
 

@@ -60,6 +60,57 @@ fn a_proxy_without_its_scheme_is_a_setup_error_and_a_flag_may_be_quoted() {
     assert!(said.contains("proxy = \"http://proxy:3128\"  # from --set"), "{said}");
 }
 
+/// A bare image has none, and the SDK would only say that a certificate is not trusted.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_machine_without_certificate_authorities_is_told_so_with_the_remedy() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::create_dir(folder.path().join("policy")).unwrap();
+    let address = a_server_that_nobody_vouches_for().await;
+    let config = format!(
+        "[store]\nkind = 's3'\n[store.s3]\nendpoint = 'https://{address}'\nbucket = 'models'\naccess_key = 'key'\n\
+         secret_key = 'secret'\n"
+    );
+    std::fs::write(folder.path().join("config.toml"), config).unwrap();
+    let bare = |arguments: &[&str]| {
+        let output = hubgate(folder.path(), arguments).env("SSL_CERT_FILE", "/nowhere/ca.pem").output().unwrap();
+        (output.status.code().unwrap(), String::from_utf8(output.stderr).unwrap())
+    };
+    let (code, complaint) = bare(&["check-config"]);
+    assert_eq!(code, 0, "{complaint}");
+    for words in ["this machine has no certificate authorities", "ca-certificates", "SSL_CERT_FILE", "store.s3.ca_file"]
+    {
+        assert!(complaint.contains(words), "{words}: {complaint}");
+    }
+    let (code, complaint) = bare(&["verify"]);
+    assert_ne!(code, 0);
+    let asked = complaint.find("certificate is not trusted").expect(&complaint);
+    assert!(complaint[..asked].contains("no certificate authorities"), "said at the start: {complaint}");
+    assert!(complaint[asked..].contains("ca-certificates"), "and when it is asked: {complaint}");
+
+    for settled in ["store.s3.endpoint=http://127.0.0.1:9", "store.kind=local"] {
+        let (_, complaint) = bare(&["check-config", "--set", settled]);
+        assert!(!complaint.contains("authorities"), "{settled}: {complaint}");
+    }
+}
+
+/// An https server with a certificate of its own making.
+async fn a_server_that_nobody_vouches_for() -> std::net::SocketAddr {
+    let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+    let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let key = rustls_pki_types::PrivateKeyDer::Pkcs8(made.signing_key.serialize_der().into());
+    let config = config.with_no_client_auth().with_single_cert(vec![made.cert.der().clone()], key).unwrap();
+    let acceptor = tokio_rustls::TlsAcceptor::from(std::sync::Arc::new(config));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            tokio::spawn(acceptor.accept(stream));
+        }
+    });
+    address
+}
+
 /// What the gateway can't learn of a repo is the answer, not a fault in the log.
 #[tokio::test(flavor = "multi_thread")]
 async fn explain_of_a_gated_repo_says_why_on_standard_output_alone() {

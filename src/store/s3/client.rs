@@ -1,7 +1,7 @@
 //! How the bucket is reached: address, trust, credentials, time limits.
 
 use std::{
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::Mutex,
     time::{Duration, SystemTime},
 };
@@ -17,9 +17,10 @@ use aws_sdk_s3::{
         ResponseChecksumValidation, SharedHttpClient, timeout::TimeoutConfig,
     },
 };
-use aws_smithy_http_client::tls::{self, TlsContext, TrustStore};
+use aws_smithy_http_client::tls::{self, TlsContext};
 use secrecy::{ExposeSecret as _, SecretString};
 
+use super::trust;
 use crate::store::{Error, ErrorKind, Result, S3Config};
 
 /// A server that takes longer to answer a connection is not there.
@@ -44,7 +45,7 @@ const DEFAULT_REGION: &str = "us-east-1";
 /// The client for what is configured. It asks nothing of the server yet.
 pub(super) async fn client(config: &S3Config) -> Result<Client> {
     check(config)?;
-    let http = http_client(config.ca_file.as_deref()).await?;
+    let http = http_client(config).await?;
     let mut builder = match static_credentials(config)? {
         Some(credentials) => aws_sdk_s3::Config::builder()
             .behavior_version(BehaviorVersion::latest())
@@ -81,7 +82,7 @@ pub(super) fn once() -> Builder {
     Builder::new().retry_config(RetryConfig::disabled())
 }
 
-fn misconfigured(problem: String) -> Error {
+pub(super) fn misconfigured(problem: String) -> Error {
     Error::new(ErrorKind::Misconfigured(problem))
 }
 
@@ -110,23 +111,8 @@ fn check(config: &S3Config) -> Result<()> {
 
 /// A client that never goes through a proxy: the SDK's own default reads the proxy variables, which here
 /// mean the way out to the Hub.
-async fn http_client(ca_file: Option<&Path>) -> Result<SharedHttpClient> {
-    let mut trust = TrustStore::default();
-    if let Some(path) = ca_file {
-        let unreadable = |problem: String| misconfigured(format!("store.s3.ca_file {}: {problem}", path.display()));
-        let pem = tokio::fs::read(path).await.map_err(|error| unreadable(error.to_string()).caused_by(error))?;
-        // The SDK panics on certificates that it can't parse; rustls says so.
-        let mut roots = rustls::RootCertStore::empty();
-        for certificate in <rustls_pki_types::CertificateDer as rustls_pki_types::pem::PemObject>::pem_slice_iter(&pem)
-        {
-            let certificate = certificate.map_err(|error| unreadable(error.to_string()))?;
-            roots.add(certificate).map_err(|error| unreadable(error.to_string()))?;
-        }
-        if roots.is_empty() {
-            return Err(unreadable("it holds no certificate in PEM form".into()));
-        }
-        trust = TrustStore::empty().with_pem_certificate(pem);
-    }
+async fn http_client(config: &S3Config) -> Result<SharedHttpClient> {
+    let trust = trust::store(config).await?;
     let context =
         TlsContext::builder().with_trust_store(trust).build().map_err(|error| misconfigured(error.to_string()))?;
     Ok(aws_smithy_http_client::Builder::new()

@@ -8,6 +8,7 @@ use aws_sdk_s3::{
     error::{ProvideErrorMetadata, SdkError},
 };
 
+use super::trust;
 use crate::store::{Error, ErrorKind};
 
 /// What stands for the code of an answer that has none, as that of no S3 server.
@@ -104,7 +105,8 @@ where
     let text = causes(failure);
     if text.contains("invalid peer certificate") {
         return ErrorKind::Misconfigured(format!(
-            "the server's certificate is not trusted: name its authority in store.s3.ca_file ({})",
+            "the server's certificate is not trusted: {} ({})",
+            trust::remedy(),
             first_with(&text, "invalid peer certificate")
         ));
     }

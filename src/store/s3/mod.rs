@@ -11,6 +11,7 @@ mod error;
 mod probe;
 mod spool;
 mod stage;
+pub(super) mod trust;
 mod uploads;
 
 use std::{
