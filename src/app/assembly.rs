@@ -1,0 +1,192 @@
+//! Everything of a gateway but its sockets, built once from the configuration, and taken down in order: what the command
+//! line's other commands need, too.
+
+use std::{io, sync::Arc, time::Duration};
+
+use tokio::time::{self, Instant};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::{error, warn};
+
+use super::StartError;
+use crate::{
+    admin::Admin,
+    config::Loaded,
+    gateway::{Gateway, GatewayConfig},
+    hooks::{Hooks, Location},
+    housekeeping::Evictor,
+    jobs::Jobs,
+    manifest::{Manifest, WriterId},
+    policy::PolicyHandle,
+    publish::Publisher,
+    store::{self, DryRun, ErrorKind, Store, StoreHealth, StoreKind, open_layout},
+    telemetry::with_causes,
+    upstream::Upstream,
+};
+
+/// What the manifest gets to write its last records when the drain time is over.
+const LAST_RECORDS: Duration = Duration::from_secs(10);
+
+/// A gateway without its sockets.
+pub struct Core {
+    /// The store.
+    pub store: Arc<dyn Store>,
+    /// How it is doing.
+    pub store_health: Arc<StoreHealth>,
+    /// The policy in force.
+    pub policy: Arc<PolicyHandle>,
+    /// The way out.
+    pub upstream: Arc<Upstream>,
+    /// The use cases.
+    pub gateway: Gateway,
+    /// The copies for workloads that read the bucket themselves, and the hook.
+    pub publisher: Publisher,
+    /// Keeps `store.max_size`, where it is set.
+    pub evictor: Option<Arc<Evictor>>,
+    /// What operators change.
+    pub admin: Admin,
+    /// What they want brought in.
+    pub jobs: Jobs,
+    /// Their tasks.
+    pub tasks: TaskTracker,
+    manifest_tasks: TaskTracker,
+    manifest_stop: CancellationToken,
+}
+
+impl Core {
+    /// Builds it. Nothing is asked of the store or of upstream.
+    ///
+    /// # Errors
+    /// A policy, a section or a file that can't be used.
+    pub async fn build(loaded: &Loaded) -> Result<Self, StartError> {
+        Self::assemble(loaded, false).await
+    }
+
+    /// The same, but whatever it writes stays in memory and is forgotten with it; a store's directory that is not
+    /// there is not made.
+    ///
+    /// # Errors
+    /// As [`Core::build`].
+    pub async fn build_dry_run(loaded: &Loaded) -> Result<Self, StartError> {
+        Self::assemble(loaded, true).await
+    }
+
+    async fn assemble(loaded: &Loaded, dry_run: bool) -> Result<Self, StartError> {
+        let config = &loaded.config;
+        let policy = PolicyHandle::open(&config.policy.dir, loaded.lists.clone());
+        let policy = Arc::new(policy.map_err(|error| StartError::misconfigured(&error))?);
+        let upstream = Upstream::new(&config.upstream, loaded.proxy_env.clone());
+        let upstream = upstream.map_err(|error| StartError::misconfigured(&error))?;
+        if let Some(warning) = config.store.warning() {
+            warn!(warning, "store");
+        }
+        let writer = WriterId::new();
+        // Boxed: it is large, and stands here twice.
+        let build = || Box::pin(store::build(&config.store, &config.spool, writer.as_str()));
+        let built = |store: store::Result<Arc<dyn Store>>| store.map_err(|error| store_error(&error));
+        let store: Arc<dyn Store> = match dry_run {
+            false => built(build().await)?,
+            true if config.store.kind == StoreKind::Local && !config.store.local.path.exists() => {
+                Arc::new(DryRun::over(None))
+            }
+            true => Arc::new(DryRun::over(Some(built(build().await)?))),
+        };
+        let (store, store_health) = store::watched(store);
+        let (store, room) = match config.store.max_size {
+            None => (store, None),
+            Some(max) => {
+                let (store, room) = store::bounded(store, max);
+                (store, Some(room))
+            }
+        };
+        let (manifest_tasks, manifest_stop) = (TaskTracker::new(), CancellationToken::new());
+        let manifest = Manifest::start(store.clone(), writer.clone(), &manifest_tasks, manifest_stop.clone());
+        let origin = upstream.endpoint_host();
+        let tasks = TaskTracker::new();
+        let admin = Admin::new(&config.approvals, store.clone(), policy.clone(), manifest.clone(), origin, &tasks);
+        let gateway_config = GatewayConfig {
+            ref_ttl: config.upstream.ref_ttl,
+            on_gone: config.upstream.on_gone,
+            contact: config.policy.contact.clone(),
+            fill: config.fill.clone(),
+            limits: config.limits.clone(),
+        };
+        let gateway =
+            Gateway::new(gateway_config, store.clone(), policy.clone(), upstream.clone(), manifest.clone(), &tasks);
+        let evictor = room.map(|room| {
+            let origin = upstream.endpoint_host().to_owned();
+            Evictor::new(store.clone(), manifest.clone(), gateway.clone(), policy.clone(), room, origin)
+        });
+        let hooks = Hooks::new(config.hooks.clone(), store.clone(), Location::of(&config.store));
+        let approvals = admin.clone();
+        let publisher = Publisher::new(
+            &config.publish,
+            &loaded.lists,
+            store.clone(),
+            gateway.clone(),
+            policy.clone(),
+            hooks,
+            Box::new(move || approvals.approvals_count()),
+        );
+        let publisher = publisher.map_err(StartError::Misconfigured)?;
+        let jobs = Jobs::new(config.jobs.clone(), store.clone(), gateway.clone(), writer);
+        Ok(Self {
+            store,
+            store_health,
+            policy,
+            upstream,
+            gateway,
+            publisher,
+            evictor,
+            admin,
+            jobs,
+            tasks,
+            manifest_tasks,
+            manifest_stop,
+        })
+    }
+
+    /// Looks at the store once, for a command that will write to it: whether it can be used, and whether its layout
+    /// is known. Says aloud what is worth knowing.
+    ///
+    /// # Errors
+    /// A store that can't be reached or used: what, and the remedy.
+    pub async fn open_store(&self) -> Result<(), StartError> {
+        let looked = async {
+            let probe = self.store.probe().await?;
+            open_layout(&*self.store).await?;
+            self.admin.refresh().await?;
+            Ok::<_, store::Error>(probe)
+        };
+        for warning in &looked.await.map_err(|error| store_error(&error))?.warnings {
+            warn!(warning, "store");
+        }
+        Ok(())
+    }
+
+    /// Waits for what is under way, at most until `deadline`, and for the manifest's last records.
+    pub async fn stop(self, deadline: Instant) {
+        self.gateway.give_up_paused();
+        self.tasks.close();
+        if time::timeout_at(deadline, self.tasks.wait()).await.is_err() {
+            warn!(tasks = self.tasks.len(), "the drain time is over; dropping the fills still under way");
+        }
+        self.manifest_stop.cancel();
+        self.manifest_tasks.close();
+        if time::timeout(LAST_RECORDS, self.manifest_tasks.wait()).await.is_err() {
+            error!("the manifest's last records could not be written; hubgate verify --repair completes them");
+        }
+    }
+}
+
+/// Whether waiting can't help.
+pub(super) fn is_setup(error: &store::Error) -> bool {
+    matches!(error.kind, ErrorKind::Misconfigured(_) | ErrorKind::PermissionDenied | ErrorKind::Corrupt(_))
+}
+
+pub(super) fn store_error(error: &store::Error) -> StartError {
+    if is_setup(error) {
+        StartError::Misconfigured(with_causes(error))
+    } else {
+        StartError::Failed(io::Error::other(with_causes(error)))
+    }
+}
