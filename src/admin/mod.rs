@@ -17,6 +17,7 @@ mod audit;
 mod id;
 mod ledger;
 mod purge;
+mod refusals;
 mod requests;
 #[cfg(test)]
 mod tests;
@@ -48,11 +49,12 @@ pub use audit::{Audit, AuditEntry, AuditFilter, Change};
 pub use id::Id;
 pub use ledger::Note;
 pub use purge::Purged;
-pub use requests::{Refused, Request, Requests, State, Wish};
+pub use refusals::Refused;
+pub use requests::{Request, Requests, State, Wish};
 pub use withdrawals::{Target, Withdrawal, WithdrawalShown};
 
 use ledger::Ledger;
-use requests::Recorder;
+use refusals::Recorder;
 
 /// How often decisions are looked for.
 const LOOK_EVERY: Duration = Duration::from_secs(3);
@@ -169,7 +171,7 @@ pub struct Parts {
     /// The host of the origin, for the manifest's records.
     origin: String,
     audit: Audit,
-    requests: Recorder,
+    refusals: Recorder,
     approvals: Ledger<Approval>,
     withdrawals: Ledger<Withdrawal>,
     is_read: AtomicBool,
@@ -218,7 +220,7 @@ impl Admin {
             approvals_enabled: config.enabled,
             origin: origin.to_owned(),
             audit: Audit::new(store.clone(), writer.clone()),
-            requests: Recorder::new(store.clone(), writer),
+            refusals: Recorder::new(store.clone(), writer),
             approvals: Ledger::new(store.clone(), Prefix::approvals(), Key::approval),
             withdrawals: Ledger::new(store.clone(), Prefix::withdrawals(), Key::withdrawal),
             is_read: AtomicBool::new(false),
@@ -360,7 +362,7 @@ impl Admin {
             }
             if forgot.is_none_or(|at| at.elapsed() >= FORGET_EVERY) {
                 forgot = Some(Instant::now());
-                if let Err(error) = self.requests.forget_old().await {
+                if let Err(error) = requests::forget_old(&*self.store).await {
                     tracing::warn!(%error, "forgetting old requests failed");
                 }
             }
@@ -369,7 +371,7 @@ impl Admin {
     }
 
     async fn flush(&self) {
-        if let Err(error) = self.requests.flush().await {
+        if let Err(error) = self.refusals.flush().await {
             tracing::warn!(%error, "noting refused repos failed; tried again later");
         }
     }
