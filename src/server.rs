@@ -6,6 +6,7 @@
 mod activity;
 mod config;
 mod connection;
+mod outgoing;
 mod tls;
 mod unread;
 mod workers;
@@ -26,6 +27,7 @@ pub use tls::Tls;
 pub use unread::RequestBody;
 pub use workers::Workers;
 
+use crate::body::Chunks;
 use connection::{Admitted, Connection};
 
 /// Connections past the limit that are still told so before they are closed; past these nothing is accepted.
@@ -45,7 +47,7 @@ pub struct Peer {
 /// Answers requests. Cloned for each connection.
 pub trait Handle: Clone + Send + Sync + 'static {
     /// The answers' bodies.
-    type Body: hyper::body::Body<Data = bytes::Bytes, Error: std::error::Error + Send + Sync> + Unpin + Send + 'static;
+    type Body: Chunks<Error: std::error::Error + Send + Sync> + Unpin + Send + 'static;
 
     /// Answers one request. It need not read the body; what it leaves is seen to behind its answer.
     fn handle(&self, peer: Peer, request: Request<RequestBody>) -> impl Future<Output = Response<Self::Body>> + Send;

@@ -1,8 +1,14 @@
 //! What the gateway is asked by and what it answers with; the types between it and `http`.
 
-use std::{net::IpAddr, ops::Range, sync::Arc};
+use std::{
+    net::IpAddr,
+    ops::Range,
+    sync::Arc,
+    task::{Context, Poll},
+};
 
 use bytes::Bytes;
+use http_body::SizeHint;
 use http_body_util::combinators::UnsyncBoxBody;
 use serde_json::Value;
 
@@ -10,7 +16,11 @@ use super::{
     grant::Grant,
     snapshot::{Facts, Piece},
 };
-use crate::hub::{BlobId, Commit, GitOid, Repo, RepoPath, Revision, TreeNode};
+use crate::{
+    body::{Chunk, Chunks},
+    hub::{BlobId, Commit, GitOid, Repo, RepoPath, Revision, TreeNode},
+    store::ObjectBody,
+};
 
 /// Who asks. Resolved once at the edge.
 #[derive(Debug, Clone)]
@@ -79,7 +89,46 @@ pub struct Opened {
 }
 
 /// The bytes of an answer.
-pub type Body = UnsyncBoxBody<Bytes, BodyError>;
+pub enum Body {
+    /// From the store.
+    Stored(ObjectBody),
+    /// From a fill under way.
+    Filling(UnsyncBoxBody<Bytes, BodyError>),
+}
+
+impl std::fmt::Debug for Body {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Stored(_) => "Stored",
+            Self::Filling(_) => "Filling",
+        })
+    }
+}
+
+impl Chunks for Body {
+    type Error = BodyError;
+
+    fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Chunk, BodyError>>> {
+        match self {
+            Self::Stored(body) => body.poll_chunk(cx).map_err(|error| BodyError(Box::new(error))),
+            Self::Filling(body) => body.poll_chunk(cx),
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        match self {
+            Self::Stored(body) => body.is_over(),
+            Self::Filling(body) => body.is_over(),
+        }
+    }
+
+    fn size_to_come(&self) -> SizeHint {
+        match self {
+            Self::Stored(body) => body.size_to_come(),
+            Self::Filling(body) => body.size_to_come(),
+        }
+    }
+}
 
 /// Why a body broke off: the connection is broken so that the client sees it.
 #[derive(Debug, thiserror::Error)]

@@ -3,11 +3,10 @@
 use std::{ops::Range, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http_body_util::BodyExt;
 use tokio::time::Instant;
 
 use super::{
-    Asker, BodyError, Cached, DEADLINE, Error, File, Gateway, Located, Opened, Refusal, Result, by,
+    Asker, Body, Cached, DEADLINE, Error, File, Gateway, Located, Opened, Refusal, Result, by,
     fill::{FillEnd, FillKey, Joined, Order, Reader, Reading, is_tainted},
     origin::HubFile,
     view::View,
@@ -129,6 +128,7 @@ impl Gateway {
                 Reading::Slice
             };
             let body = Reader::new(&fill, range.clone(), reading, asker.label()).into_body().await?;
+            let body = Body::Filling(body);
             return Ok(Opened { range, body, cached });
         }
         Err(Error::Busy { why: "the file comes and goes; ask again".into(), retry_after: super::RETRY })
@@ -199,8 +199,7 @@ impl Gateway {
             self.manifest.forget(&file.repo, file.commit, &file.path).await;
             return Ok(None);
         };
-        let body = object.body.map_err(|error| BodyError(Box::new(error))).boxed_unsync();
-        Ok(Some(Opened { range, body, cached: Cached::Hit }))
+        Ok(Some(Opened { range, body: Body::Stored(object.body), cached: Cached::Hit }))
     }
 
     /// Content that is here under another repo or revision is recorded for this file too, and not fetched.

@@ -5,7 +5,6 @@
 
 use std::{
     net::IpAddr,
-    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -16,10 +15,11 @@ use std::{
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
-use http_body::{Body, Frame, SizeHint};
+use http_body::SizeHint;
 
 use super::Payload;
 use crate::{
+    body::{Chunk, Chunks},
     gateway::{BodyError, Cached},
     hub::{Commit, Repo, RepoPath},
     telemetry::{AccessLog, Family, status_class},
@@ -201,7 +201,7 @@ impl Counted {
         length: Option<u64>,
     ) -> Self {
         let expected =
-            if visit.method == Method::HEAD { Some(0) } else { length.or_else(|| payload.size_hint().exact()) };
+            if visit.method == Method::HEAD { Some(0) } else { length.or_else(|| payload.size_to_come().exact()) };
         Self { payload, visit: Some(visit), books, status, expected, sent: 0 }
     }
 
@@ -223,27 +223,25 @@ impl Drop for Counted {
     }
 }
 
-impl Body for Counted {
-    type Data = Bytes;
+impl Chunks for Counted {
     type Error = BodyError;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let this = self.get_mut();
-        let frame = std::task::ready!(Pin::new(&mut this.payload).poll_frame(cx));
-        match &frame {
-            Some(Ok(frame)) => this.sent += frame.data_ref().map_or(0, |data| data.len() as u64),
-            Some(Err(error)) => this.finish("broken", Some(&error.to_string())),
-            None => this.finish("whole", None),
+    fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Chunk, BodyError>>> {
+        let chunk = std::task::ready!(self.payload.poll_chunk(cx));
+        match &chunk {
+            Some(Ok(chunk)) => self.sent += chunk.len() as u64,
+            Some(Err(error)) => self.finish("broken", Some(&error.to_string())),
+            None => self.finish("whole", None),
         }
-        Poll::Ready(frame)
+        Poll::Ready(chunk)
     }
 
-    fn is_end_stream(&self) -> bool {
-        self.payload.is_end_stream()
+    fn is_over(&self) -> bool {
+        self.payload.is_over()
     }
 
-    fn size_hint(&self) -> SizeHint {
-        self.payload.size_hint()
+    fn size_to_come(&self) -> SizeHint {
+        self.payload.size_to_come()
     }
 }
 

@@ -6,9 +6,12 @@ use std::{
 };
 
 use bytes::Bytes;
-use http_body::{Body, Frame, SizeHint};
+use http_body::{Body as _, SizeHint};
 
-use crate::gateway::{self, BodyError};
+use crate::{
+    body::{Chunk, Chunks},
+    gateway::{self, BodyError},
+};
 
 /// The body of an answer.
 #[derive(Debug, Default)]
@@ -36,36 +39,40 @@ impl From<Vec<u8>> for Payload {
     }
 }
 
-impl Body for Payload {
-    type Data = Bytes;
+impl Chunks for Payload {
     type Error = BodyError;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        match self.get_mut() {
+    fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Chunk, BodyError>>> {
+        match self {
             Self::Empty => Poll::Ready(None),
             this @ Self::Full(_) => {
                 let Self::Full(bytes) = std::mem::take(this) else { return Poll::Ready(None) };
-                Poll::Ready((!bytes.is_empty()).then(|| Ok(Frame::data(bytes))))
+                Poll::Ready((!bytes.is_empty()).then(|| Ok(bytes.into())))
             }
-            Self::File(body) => Pin::new(body).poll_frame(cx),
-            Self::Own(body) => Pin::new(body).poll_frame(cx).map_err(|error| BodyError(error.into())),
+            Self::File(body) => body.poll_chunk(cx),
+            Self::Own(body) => {
+                // axum's have no trailers.
+                let bytes = |frame: http_body::Frame<Bytes>| frame.into_data().unwrap_or_default().into();
+                let frame = Pin::new(body).poll_frame(cx);
+                frame.map(|frame| frame.map(|frame| frame.map(bytes).map_err(|error| BodyError(error.into()))))
+            }
         }
     }
 
-    fn is_end_stream(&self) -> bool {
+    fn is_over(&self) -> bool {
         match self {
             Self::Empty => true,
             Self::Full(bytes) => bytes.is_empty(),
-            Self::File(body) => body.is_end_stream(),
+            Self::File(body) => body.is_over(),
             Self::Own(body) => body.is_end_stream(),
         }
     }
 
-    fn size_hint(&self) -> SizeHint {
+    fn size_to_come(&self) -> SizeHint {
         match self {
             Self::Empty => SizeHint::with_exact(0),
             Self::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
-            Self::File(body) => body.size_hint(),
+            Self::File(body) => body.size_to_come(),
             Self::Own(body) => body.size_hint(),
         }
     }

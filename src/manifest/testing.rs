@@ -17,8 +17,8 @@ use super::{NewRecord, What};
 use crate::{
     hub::{BlobId, Repo, RepoKind, Sha256},
     store::{
-        Copied, CopyFacts, Error, ErrorKind, Key, Object, ObjectMeta, Prefix, Probe, PutMode, PutOutcome, Result,
-        Stage, Store,
+        Copied, CopyFacts, Error, ErrorKind, Key, Object, ObjectBody, ObjectMeta, Prefix, Probe, PutMode, PutOutcome,
+        Result, Stage, Store,
     },
 };
 
@@ -163,7 +163,7 @@ impl Store for MemoryStore {
         let body = self.objects.lock().unwrap().get(key.as_str()).map(|(body, _)| body.clone());
         Ok(body.map(|body| Object {
             size: body.len() as u64,
-            body: Full::new(body).map_err(|never| match never {}).boxed_unsync(),
+            body: ObjectBody::Stream(Full::new(body).map_err(|never| match never {}).boxed_unsync()),
         }))
     }
 

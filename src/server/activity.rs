@@ -6,6 +6,7 @@
 //! answer is late because its source is slow is none of this module's business: only the client's part counts.
 
 use std::{
+    error::Error,
     io,
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -23,8 +24,10 @@ use tokio::{
 
 use super::{
     ConnectionLimits,
+    outgoing::{self, Offer, Outgoing, Wire},
     unread::{Linger, Patience},
 };
+use crate::body::Chunks;
 
 /// What is known of one connection.
 #[derive(Debug)]
@@ -144,32 +147,34 @@ impl Drop for Answering {
 pub(super) struct Watched<B> {
     body: B,
     answering: Answering,
+    /// Where its spans are laid; `None` where the socket can't send them.
+    offer: Option<Offer>,
 }
 
 impl<B> Watched<B> {
-    pub(super) fn new(body: B, answering: Answering) -> Self {
-        Self { body, answering }
+    pub(super) fn new(body: B, answering: Answering, offer: Option<Offer>) -> Self {
+        Self { body, answering, offer }
     }
 }
 
-impl<B: Body + Unpin> Body for Watched<B> {
-    type Data = B::Data;
-    type Error = B::Error;
+impl<B: Chunks<Error: Error + Send + Sync + 'static> + Unpin> Body for Watched<B> {
+    type Data = Outgoing;
+    type Error = Box<dyn Error + Send + Sync>;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Outgoing>, Self::Error>>> {
         let this = self.get_mut();
-        let frame = Pin::new(&mut this.body).poll_frame(cx);
+        let chunk = this.body.poll_chunk(cx);
         // While there is no piece, it is the client who waits.
-        this.answering.note(frame.is_ready().then(Instant::now));
-        frame
+        this.answering.note(chunk.is_ready().then(Instant::now));
+        Poll::Ready(ready!(chunk).map(|chunk| Ok(Frame::data(Outgoing::new(chunk?, this.offer.as_ref())?))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.body.is_over()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        self.body.size_to_come()
     }
 }
 
@@ -178,14 +183,15 @@ impl<B: Body + Unpin> Body for Watched<B> {
 pub(super) struct Socket<S> {
     stream: S,
     activity: Arc<Activity>,
+    offer: Offer,
     is_blocked: bool,
     /// Our side has ended.
     linger: Option<Linger>,
 }
 
 impl<S> Socket<S> {
-    pub(super) fn new(stream: S, activity: Arc<Activity>) -> Self {
-        Self { stream, activity, is_blocked: false, linger: None }
+    pub(super) fn new(stream: S, activity: Arc<Activity>, offer: Offer) -> Self {
+        Self { stream, activity, offer, is_blocked: false, linger: None }
     }
 
     fn note<T>(&mut self, outcome: Poll<T>) -> Poll<T> {
@@ -203,7 +209,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Socket<S> {
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Socket<S> {
+impl<S: Wire> AsyncWrite for Socket<S> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let outcome = Pin::new(&mut this.stream).poll_write(cx, bytes);
@@ -216,7 +222,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Socket<S> {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        let outcome = Pin::new(&mut this.stream).poll_write_vectored(cx, slices);
+        let outcome = outgoing::poll_write(&mut this.stream, &this.offer, cx, slices);
         this.note(outcome)
     }
 

@@ -6,7 +6,7 @@
 use std::{net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 
 use hyper::{
-    Request, Response,
+    Request, Response, Version,
     body::Incoming,
     header::{CONNECTION, HeaderValue},
     service::service_fn,
@@ -16,7 +16,6 @@ use hyper_util::{
     server::conn::auto,
 };
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
     net::TcpStream,
     sync::OwnedSemaphorePermit,
     time::{self, Instant},
@@ -27,6 +26,7 @@ use tracing::debug;
 use super::{
     ConnectionLimits, Handle, Peer, Tls,
     activity::{Activity, Look, Overdue, Socket, Watched},
+    outgoing::{Offer, Wire},
     unread::{self, Patience},
 };
 
@@ -79,17 +79,18 @@ impl<H: Handle> Connection<H> {
         }
     }
 
-    async fn speak<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(self, stream: S, peer: Peer) {
+    async fn speak<S: Wire>(self, stream: S, peer: Peer) {
         match &self.admitted {
             Admitted::Served(_permit) => self.serve(stream, peer).await,
             Admitted::TurnedAway(_permit) => self.turn_away(stream, peer).await,
         }
     }
 
-    async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(&self, stream: S, peer: Peer) {
-        let (activity, patience) = (Activity::new(), Patience::within(&self.limits));
+    async fn serve<S: Wire>(&self, stream: S, peer: Peer) {
+        let (activity, offer, patience) = (Activity::new(), Offer::default(), Patience::within(&self.limits));
         let service = service_fn(|request: Request<Incoming>| {
             let answering = activity.begin(request.version());
+            let offer = (S::SENDS_FILES && request.version() < Version::HTTP_2).then(|| offer.clone());
             let handler = self.handler.clone();
             let (request, rest) = unread::watch(request);
             let rest = rest.map(|rest| (rest, activity.clone()));
@@ -100,10 +101,10 @@ impl<H: Handle> Connection<H> {
                 {
                     end_with(&mut answer, &activity, patience);
                 }
-                Ok::<_, std::convert::Infallible>(answer.map(|body| Watched::new(body, answering)))
+                Ok::<_, std::convert::Infallible>(answer.map(|body| Watched::new(body, answering, offer)))
             }
         });
-        let socket = TokioIo::new(Socket::new(stream, activity.clone()));
+        let socket = TokioIo::new(Socket::new(stream, activity.clone(), offer.clone()));
         let mut connection = pin!(self.builder.serve_connection(socket, service));
         let mut stopping = false;
         // When a connection that was told to go must be gone.
@@ -133,17 +134,18 @@ impl<H: Handle> Connection<H> {
     }
 
     /// Tells whoever asks that there is no room.
-    async fn turn_away<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(&self, stream: S, peer: Peer) {
+    async fn turn_away<S: Wire>(&self, stream: S, peer: Peer) {
         let activity = Activity::new();
-        let service = service_fn(|request| {
+        let service = service_fn(|request: Request<Incoming>| {
+            let answering = activity.begin(request.version());
             let (request, rest) = unread::watch(request);
             let mut answer = self.handler.turn_away(peer, request);
             if rest.is_some() {
                 end_with(&mut answer, &activity, Patience::within(&self.limits));
             }
-            async move { Ok::<_, std::convert::Infallible>(answer) }
+            async move { Ok::<_, std::convert::Infallible>(answer.map(|body| Watched::new(body, answering, None))) }
         });
-        let socket = TokioIo::new(Socket::new(stream, activity.clone()));
+        let socket = TokioIo::new(Socket::new(stream, activity.clone(), Offer::default()));
         let connection = self.builder.serve_connection(socket, service);
         ended(time::timeout(TURN_AWAY_TIMEOUT, connection).await.unwrap_or(Ok(())), peer);
     }

@@ -1,3 +1,4 @@
+mod spans;
 mod unread;
 mod waits;
 

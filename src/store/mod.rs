@@ -11,10 +11,8 @@
 //! - a stage that is dropped leaves nothing visible.
 
 mod bounded;
-mod buffers;
 mod config;
 mod dry_run;
-mod file_body;
 mod key;
 mod layout;
 mod local;
@@ -23,20 +21,29 @@ mod s3;
 mod staging;
 mod watched;
 
-use std::{fs::File, ops::Range, sync::Arc, time::SystemTime};
+use std::{
+    fs::File,
+    ops::Range,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::SystemTime,
+};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::stream::BoxStream;
+use http_body::SizeHint;
 use http_body_util::combinators::UnsyncBoxBody;
 
-use crate::hub::Sha256;
+use crate::{
+    body::{Chunk, Chunks, FileBody},
+    hub::Sha256,
+};
 
 pub use bounded::{MakesRoom, Room, bounded};
-pub use buffers::CHUNK_BYTES;
 pub use config::{LocalConfig, S3Config, ServerSideEncryption, SpoolConfig, StoreConfig, StoreKind, build};
 pub use dry_run::DryRun;
-pub use file_body::{FileBody, read_at};
 pub use key::{Key, Prefix};
 pub use layout::open_layout;
 pub use published::{CATALOGUE, Copied, CopyFacts, MARKER, PublishPrefix};
@@ -135,8 +142,55 @@ pub struct Object {
     pub body: ObjectBody,
 }
 
-/// A body whose technique the store has chosen (preads into pooled buffers, a continued S3 GET).
-pub type ObjectBody = UnsyncBoxBody<Bytes, Error>;
+/// A body whose technique the store has chosen. As an [`http_body::Body`] it is for who looks at the bytes.
+pub enum ObjectBody {
+    /// One range of a file.
+    File {
+        /// Its bytes.
+        body: FileBody,
+        /// What it is the file of.
+        key: Key,
+    },
+    /// Bytes that come from elsewhere.
+    Stream(UnsyncBoxBody<Bytes, Error>),
+}
+
+impl http_body::Body for ObjectBody {
+    type Data = Bytes;
+    type Error = Error;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<http_body::Frame<Bytes>>>> {
+        match self.get_mut() {
+            Self::File { body, key } => Pin::new(body).poll_frame(cx).map_err(|error| Error::from(error).on(key)),
+            Self::Stream(body) => Pin::new(body).poll_frame(cx),
+        }
+    }
+}
+
+impl Chunks for ObjectBody {
+    type Error = Error;
+
+    fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Chunk>>> {
+        match self {
+            Self::File { body, key } => body.poll_chunk(cx).map_err(|error| Error::from(error).on(key)),
+            Self::Stream(body) => body.poll_chunk(cx),
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        match self {
+            Self::File { body, .. } => body.is_over(),
+            Self::Stream(body) => body.is_over(),
+        }
+    }
+
+    fn size_to_come(&self) -> SizeHint {
+        match self {
+            Self::File { body, .. } => body.size_to_come(),
+            Self::Stream(body) => body.size_to_come(),
+        }
+    }
+}
 
 /// Whether [`Store::put`] may replace what is there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -207,6 +261,7 @@ impl From<std::io::Error> for Error {
             Io::StorageFull | Io::QuotaExceeded | Io::FileTooLarge => {
                 ErrorKind::Full("the file system of store.local.path or spool.dir".into())
             }
+            Io::UnexpectedEof => ErrorKind::Corrupt(error.to_string()),
             Io::TimedOut | Io::StaleNetworkFileHandle => ErrorKind::Unreachable,
             // Out of file descriptors, in this process or in the machine.
             _ if matches!(error.raw_os_error(), Some(23 | 24)) => ErrorKind::Busy,

@@ -5,13 +5,14 @@ use std::{ops::Range, sync::Arc, time::Duration};
 use bytes::Bytes;
 use futures_util::stream;
 use http_body::Frame;
-use http_body_util::{BodyExt, StreamBody};
+use http_body_util::{BodyExt, StreamBody, combinators::UnsyncBoxBody};
 use tokio::time::Instant;
 
 use super::{Fill, FillEnd, Presence, Reading, progress::Offer};
 use crate::{
-    gateway::{Body, BodyError, Error},
-    store::{ErrorKind, read_at},
+    body::read_at,
+    gateway::{BodyError, Error},
+    store::ErrorKind,
 };
 
 /// How many bytes go out at once.
@@ -46,7 +47,7 @@ impl Reader {
     }
 
     /// Waits for the first bytes and makes a body of them and what follows.
-    pub(crate) async fn into_body(mut self) -> Result<Body, Error> {
+    pub(crate) async fn into_body(mut self) -> Result<UnsyncBoxBody<Bytes, BodyError>, Error> {
         let first = self.next().await?;
         let rest = stream::try_unfold(self, |mut reader| async {
             let chunk = reader.next().await.map_err(|error| BodyError(Box::new(error)))?;

@@ -24,7 +24,6 @@ use futures_util::{
     StreamExt as _, TryStreamExt as _,
     stream::{self, BoxStream},
 };
-use http_body_util::BodyExt as _;
 use moka::future::Cache;
 use rustix::{
     fs::{Mode, OFlags, RenameFlags, ResolveFlags},
@@ -32,11 +31,14 @@ use rustix::{
 };
 
 use super::{
-    Copied, CopyFacts, Error, ErrorKind, FileBody, Key, LocalConfig, Object, ObjectMeta, Prefix, Probe, PutMode,
-    PutOutcome, Result, Stage, Store, blocking, read_at,
+    Copied, CopyFacts, Error, ErrorKind, Key, LocalConfig, Object, ObjectBody, ObjectMeta, Prefix, Probe, PutMode,
+    PutOutcome, Result, Stage, Store, blocking,
     staging::{self, Staging},
 };
-use crate::hub::Sha256;
+use crate::{
+    body::{FileBody, read_at},
+    hub::Sha256,
+};
 use folders::{Folders, create_root, sync_parent};
 use stage::LocalStage;
 use walk::Walk;
@@ -188,8 +190,7 @@ impl Store for LocalStore {
             let problem = format!("bytes {}..{} of an object of {size} bytes", range.start, range.end);
             return Err(Error::new(ErrorKind::Other(problem)).on(key));
         }
-        let on = key.clone();
-        let body = FileBody::new(file, range).map_err(move |error| error.on(&on)).boxed_unsync();
+        let body = ObjectBody::File { body: FileBody::new(file, range), key: key.clone() };
         Ok(Some(Object { size, body }))
     }
 

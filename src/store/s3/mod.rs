@@ -38,8 +38,8 @@ use futures_util::{
 use http_body_util::{BodyExt as _, Empty};
 
 use super::{
-    Copied, CopyFacts, Error, ErrorKind, Key, Object, ObjectMeta, Prefix, Probe, PutMode, PutOutcome, Result, S3Config,
-    ServerSideEncryption, SpoolConfig, Stage, Store,
+    Copied, CopyFacts, Error, ErrorKind, Key, Object, ObjectBody, ObjectMeta, Prefix, Probe, PutMode, PutOutcome,
+    Result, S3Config, ServerSideEncryption, SpoolConfig, Stage, Store,
 };
 use crate::hub::Sha256;
 use body::ContinuedBody;
@@ -131,7 +131,7 @@ impl Bucket {
                 return Err(outside(there.size));
             }
             let body = Empty::new().map_err(|never| match never {}).boxed_unsync();
-            return Ok(Some(Object { size: there.size, body }));
+            return Ok(Some(Object { size: there.size, body: ObjectBody::Stream(body) }));
         }
         let request = self.client.get_object().bucket(&*self.name).key(self.path(key));
         let answer = match request.set_range(range.as_ref().map(http_range)).send().await {
@@ -160,7 +160,7 @@ impl Bucket {
         };
         let etag = answer.e_tag().map(str::to_owned);
         let body = ContinuedBody::new(self.clone(), key.clone(), etag, given, answer.body.into_inner());
-        Ok(Some(Object { size, body: body.boxed_unsync() }))
+        Ok(Some(Object { size, body: ObjectBody::Stream(body.boxed_unsync()) }))
     }
 
     /// Asks for what is left of a body that was cut.

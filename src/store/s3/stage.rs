@@ -19,8 +19,9 @@ use super::{
     uploads::{Upload, Uploads},
 };
 use crate::{
+    body::FileBody,
     hub::Sha256,
-    store::{Error, ErrorKind, FileBody, Key, Result, Stage},
+    store::{Error, ErrorKind, Key, Result, Stage},
 };
 
 /// The smallest part, and the largest blob that goes up whole.

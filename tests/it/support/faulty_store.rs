@@ -122,7 +122,7 @@ impl Store for FaultyStore {
         let opened = self.inner.open(key, range).await?;
         Ok(opened.map(|Object { size, body }| {
             let body = Throttled { body, orders: self.orders.clone(), pause: None };
-            Object { size, body: body.boxed_unsync() }
+            Object { size, body: ObjectBody::Stream(body.boxed_unsync()) }
         }))
     }
 

@@ -2,6 +2,8 @@
 //! the page cache has them (`RWF_NOWAIT`), on a blocking thread when the disk must be asked.
 //!
 //! Never reads ahead of the consumer and never holds more than one buffer per body.
+//!
+//! As a [`Body`] it gives bytes, to whoever looks at them; as [`Chunks`] also spans, which the socket sends by itself.
 
 use std::{
     fs::File,
@@ -19,9 +21,12 @@ use rustix::io::{Errno, ReadWriteFlags, preadv2};
 use tokio::task::{JoinHandle, spawn_blocking};
 
 use super::{
-    Error, ErrorKind,
+    Chunk, Chunks, FileSpan,
     buffers::{Buffer, CHUNK_BYTES},
 };
+
+/// Below this, one `writev` of head and bytes is cheaper than two calls for the head and for a span.
+const SMALLEST_SPAN_BYTES: usize = 32 * 1024;
 
 /// Reads up to `len` bytes at `offset`, at most [`CHUNK_BYTES`] at a time. Fewer may come at any place;
 /// none come only at the end of the file.
@@ -72,65 +77,110 @@ pub struct FileBody {
     file: Arc<File>,
     offset: u64,
     end: u64,
+    /// Up to where the page cache was seen to have it.
+    cached: u64,
     reading: Option<JoinHandle<io::Result<Bytes>>>,
 }
 
 impl FileBody {
     /// The bytes of `range`, which must lie inside the file.
     pub fn new(file: Arc<File>, range: Range<u64>) -> Self {
-        Self { file, offset: range.start, end: range.end.max(range.start), reading: None }
+        Self { file, offset: range.start, end: range.end.max(range.start), cached: 0, reading: None }
     }
 
     fn remaining(&self) -> u64 {
         self.end - self.offset
     }
-}
 
-impl Body for FileBody {
-    type Data = Bytes;
-    type Error = Error;
+    /// How many bytes the next piece has.
+    fn next_len(&self) -> usize {
+        usize::try_from(self.remaining()).unwrap_or(usize::MAX).min(CHUNK_BYTES)
+    }
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
-        let len = usize::try_from(self.remaining()).unwrap_or(usize::MAX).min(CHUNK_BYTES);
+    /// Whether the page cache has the first and the last byte of what is next, and so most likely those between: they
+    /// came by the same read-ahead. Where it has not, or can't tell, a blocking read brings them in.
+    fn is_cached(&mut self, len: usize) -> bool {
+        let has = |at| {
+            let mut byte = [0];
+            preadv2(&*self.file, &mut [IoSliceMut::new(&mut byte)], at, ReadWriteFlags::NOWAIT) == Ok(1)
+        };
+        let end = self.offset + len as u64;
+        if (self.cached == self.offset && self.offset > 0 || has(self.offset)) && has(end - 1) {
+            self.cached = end;
+            return true;
+        }
+        false
+    }
+
+    fn poll_bytes(&mut self, cx: &mut Context<'_>) -> Poll<Option<io::Result<Bytes>>> {
+        let len = self.next_len();
         if len == 0 {
             return Poll::Ready(None);
         }
         if self.reading.is_none() {
             match read_cached(&self.file, self.offset, len) {
-                Ok(bytes) => return Poll::Ready(Some(Ok(self.given(bytes)))),
+                Ok(bytes) => {
+                    self.offset += bytes.len() as u64;
+                    return Poll::Ready(Some(Ok(bytes)));
+                }
                 Err(buffer) => self.reading = Some(read_from_disk(&self.file, buffer, self.offset, len)),
             }
         }
         let Some(reading) = self.reading.as_mut() else { return Poll::Ready(None) };
-        let outcome = joined(ready!(Pin::new(reading).poll(cx)));
+        let read = joined(ready!(Pin::new(reading).poll(cx)));
         self.reading = None;
-        Poll::Ready(Some(match outcome {
-            Ok(bytes) if bytes.is_empty() => {
+        let read = read.and_then(|bytes| {
+            if bytes.is_empty() {
                 let problem = format!("the file ends {} bytes early", self.remaining());
-                self.offset = self.end;
-                Err(Error::new(ErrorKind::Corrupt(problem)))
+                return Err(io::Error::new(io::ErrorKind::UnexpectedEof, problem));
             }
-            Ok(bytes) => Ok(self.given(bytes)),
-            Err(error) => {
-                self.offset = self.end;
-                Err(Error::from(error))
-            }
-        }))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.remaining() == 0
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.remaining())
+            Ok(bytes)
+        });
+        match &read {
+            Ok(bytes) => self.offset += bytes.len() as u64,
+            Err(_) => self.offset = self.end,
+        }
+        Poll::Ready(Some(read))
     }
 }
 
-impl FileBody {
-    fn given(&mut self, bytes: Bytes) -> Frame<Bytes> {
-        self.offset += bytes.len() as u64;
-        Frame::data(bytes)
+impl Body for FileBody {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        self.poll_bytes(cx).map(|bytes| bytes.map(|bytes| bytes.map(Frame::data)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.is_over()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.size_to_come()
+    }
+}
+
+/// The same in spans, where that pays and the page cache seems to have them; else in bytes.
+impl Chunks for FileBody {
+    type Error = io::Error;
+
+    fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Option<io::Result<Chunk>>> {
+        let len = self.next_len();
+        if len >= SMALLEST_SPAN_BYTES && self.reading.is_none() && self.is_cached(len) {
+            let span = FileSpan { file: self.file.clone(), offset: self.offset, len };
+            self.offset += len as u64;
+            return Poll::Ready(Some(Ok(Chunk::Span(span))));
+        }
+        self.poll_bytes(cx).map(|bytes| bytes.map(|bytes| bytes.map(Chunk::Bytes)))
+    }
+
+    fn is_over(&self) -> bool {
+        self.remaining() == 0
+    }
+
+    fn size_to_come(&self) -> SizeHint {
+        SizeHint::with_exact(self.remaining())
     }
 }
 
@@ -168,7 +218,37 @@ mod tests {
     async fn a_file_shorter_than_promised_is_an_error_not_a_short_body() {
         let file = file_of(b"short");
         let error = FileBody::new(file, 0..9).collect().await.unwrap_err();
-        assert_eq!(error.kind, ErrorKind::Corrupt("the file ends 4 bytes early".into()));
+        assert_eq!(
+            (error.kind(), error.to_string()),
+            (io::ErrorKind::UnexpectedEof, "the file ends 4 bytes early".into())
+        );
+    }
+
+    #[tokio::test]
+    async fn spans_are_exactly_the_range_whatever_their_pieces_are_made_of() {
+        let bytes = noise(3 * CHUNK_BYTES + 17);
+        let file = file_of(&bytes);
+        for range in [0..bytes.len(), 0..0, 5..6, CHUNK_BYTES - 1..2 * CHUNK_BYTES + 2, 7..SMALLEST_SPAN_BYTES + 6] {
+            let mut body = FileBody::new(file.clone(), range.start as u64..range.end as u64);
+            assert_eq!(body.size_to_come().exact(), Some(range.len() as u64));
+            let mut read = Vec::new();
+            while let Some(chunk) = std::future::poll_fn(|cx| body.poll_chunk(cx)).await {
+                let chunk = chunk.unwrap();
+                assert!(!matches!(chunk, Chunk::Span(_)) || chunk.len() >= SMALLEST_SPAN_BYTES);
+                let len = chunk.len();
+                let part = chunk.into_bytes().unwrap();
+                assert_eq!(part.len(), len);
+                read.extend_from_slice(&part);
+            }
+            assert!(body.is_over() && read == bytes[range.clone()], "{range:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_span_of_a_file_that_was_cut_is_an_error() {
+        let file = file_of(&noise(CHUNK_BYTES));
+        let span = FileSpan { file, offset: CHUNK_BYTES as u64 - 9, len: 10 };
+        assert_eq!(Chunk::Span(span).into_bytes().unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
     }
 
     #[tokio::test]
