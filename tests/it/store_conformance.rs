@@ -625,7 +625,8 @@ mod behind_the_bucket {
                 Err(error) => break error,
             }
         };
-        assert_eq!(given, CUT_AFTER_BYTES);
+        // What the server still held when it broke off may be lost with the connection.
+        assert!(given <= CUT_AFTER_BYTES, "{given} bytes");
         assert!(matches!(error.kind, ErrorKind::Corrupt(_)), "{error}");
     }
 
