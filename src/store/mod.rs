@@ -165,6 +165,14 @@ impl http_body::Body for ObjectBody {
             Self::Stream(body) => Pin::new(body).poll_frame(cx),
         }
     }
+
+    fn is_end_stream(&self) -> bool {
+        self.is_over()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.size_to_come()
+    }
 }
 
 impl Chunks for ObjectBody {
