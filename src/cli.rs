@@ -6,6 +6,7 @@
 mod admin;
 mod gc;
 mod healthcheck;
+mod lock;
 mod manifest;
 mod policy;
 mod preseed;
@@ -68,6 +69,8 @@ enum Command {
     Healthcheck(healthcheck::HealthcheckArgs),
     /// Brings whole repos in, as policy lets them, and writes the manifest as CSV. Needs no running gateway.
     Sync(sync::SyncArgs),
+    /// Writes down the commits that are approved, with the digest of every file; --diff shows what the Hub has since.
+    Lock(lock::LockArgs),
     /// Has a running gateway bring a whole repo in, and watches it.
     Preseed(preseed::PreseedArgs),
     /// What may come in, and why.
@@ -203,6 +206,7 @@ impl Cli {
             Command::CheckConfig => check_config(&loaded),
             Command::Healthcheck(args) => healthcheck::run(&loaded, &args),
             Command::Sync(args) => sync::run(&loaded, &args),
+            Command::Lock(args) => lock::run(&loaded, &args),
             Command::Preseed(args) => preseed::run(&args),
             Command::Policy(command) => policy::run(&loaded, &command),
             Command::Manifest(command) => manifest::run(&loaded, &command),
@@ -244,7 +248,8 @@ fn check_config(loaded: &Loaded) -> Done {
     // What only the modules themselves can say of their sections.
     Upstream::new(&loaded.config.upstream, loaded.proxy_env.clone())
         .map_err(|error| Failure::Setup(error.to_string()))?;
-    PolicyHandle::open(&loaded.config.policy.dir, loaded.lists.clone())?;
+    let policy = &loaded.config.policy;
+    PolicyHandle::open_locked(&policy.dir, policy.lock.clone(), loaded.lists.clone())?;
     let env = &loaded.proxy_env;
     if loaded.config.upstream.proxy.is_none() && (env.https_proxy.is_some() || env.http_proxy.is_some()) {
         eprintln!(

@@ -100,6 +100,9 @@ impl Admin {
             return Ok(());
         }
         let policy = self.policy.current();
+        if let Some((sha256, text)) = policy.lock_text() {
+            self.manifest.remember_policy(sha256, text).await?;
+        }
         self.manifest.remember_policy(policy.digest(), policy.text()).await?;
         let records: Vec<NewRecord> =
             files.iter().map(|entry| self.removal(what.clone(), entry, withdrawal, policy.digest())).collect();

@@ -72,7 +72,8 @@ impl Core {
 
     async fn assemble(loaded: &Loaded, dry_run: bool) -> Result<Self, StartError> {
         let config = &loaded.config;
-        let policy = PolicyHandle::open(&config.policy.dir, loaded.lists.clone());
+        let (dir, lock) = (&config.policy.dir, config.policy.lock.clone());
+        let policy = PolicyHandle::open_locked(dir, lock, loaded.lists.clone());
         let policy = Arc::new(policy.map_err(|error| StartError::misconfigured(&error))?);
         let upstream = Upstream::new(&config.upstream, loaded.proxy_env.clone());
         let upstream = upstream.map_err(|error| StartError::misconfigured(&error))?;

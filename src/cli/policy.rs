@@ -47,7 +47,7 @@ pub(super) fn run(loaded: &Loaded, command: &PolicyCommand) -> Done {
 
 fn check(loaded: &Loaded, args: &CheckArgs) -> Done {
     let dir = &loaded.config.policy.dir;
-    let policy = PolicyHandle::open(dir, loaded.lists.clone())?.current();
+    let policy = PolicyHandle::open_locked(dir, loaded.config.policy.lock.clone(), loaded.lists.clone())?.current();
     let findings = policy::check(&policy, today(), None);
     if args.json {
         print_json(&findings)?;

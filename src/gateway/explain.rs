@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use time::OffsetDateTime;
 
-use super::{Asker, Error, Gateway, Result, commit::Resolved, known::Known};
+use super::{Asker, Error, Gateway, Result, commit::Resolved, grant::remember_policy, known::Known};
 use crate::{
     hub::{BlobId, Repo, RepoPath, Revision, Sha256},
     manifest::{NewRecord, What},
@@ -82,7 +82,7 @@ impl Gateway {
         asker: &Asker,
         resolved: &Resolved,
         notes: &mut Vec<String>,
-    ) -> Result<(policy::RepoFacts, Option<Vec<(RepoPath, u64)>>)> {
+    ) -> Result<(policy::RepoFacts, Option<Vec<(RepoPath, u64, BlobId)>>)> {
         let known = self.known(asker, resolved).await?;
         let facts = self.policy_facts(resolved, known.facts()).await?;
         let snapshot = match self.whole(asker, &known).await {
@@ -95,7 +95,8 @@ impl Gateway {
         let mut files = Vec::with_capacity(snapshot.index.files);
         for number in 0..snapshot.index.pieces() {
             let piece = self.snapshots.piece(&snapshot, number).await?;
-            files.extend(piece.nodes.iter().filter(|node| !node.folder).map(|node| (node.path.clone(), node.size)));
+            let nodes = piece.nodes.iter();
+            files.extend(nodes.filter_map(|node| Some((node.path.clone(), node.size, node.blob_id()?))));
         }
         Ok((facts, Some(files)))
     }
@@ -117,7 +118,7 @@ impl Gateway {
         let snapshot = self.clone().learn_tree(fresh, asker.purpose()).await?;
         self.verdicts.invalidate_all();
         self.views.invalidate_all();
-        self.manifest.remember_policy(policy.digest(), policy.text()).await?;
+        remember_policy(&self.manifest, &policy).await?;
         let index = serde_json::to_vec(&snapshot.index).unwrap_or_default();
         let sha256 = Sha256::of(&index);
         let path = "tree.json".parse().map_err(|error: crate::hub::ParseError| Error::Insane(error.to_string()))?;

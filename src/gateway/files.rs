@@ -8,6 +8,7 @@ use tokio::time::Instant;
 use super::{
     Asker, Body, Cached, DEADLINE, Error, File, Gateway, Located, Opened, Refusal, Result, by,
     fill::{FillEnd, FillKey, Joined, Order, Reader, Reading, is_tainted},
+    grant::remember_policy,
     origin::HubFile,
     view::View,
 };
@@ -46,7 +47,7 @@ impl Gateway {
         let node = self.node(asker, &view, path).await?;
         let (repo, commit) = (view.resolved.repo.clone(), view.resolved.commit);
         let Some(blob) = node.blob_id() else { return Err(Error::EntryNotFound { repo, commit }) };
-        match view.grant.approved.rule.decide_file(path, node.size) {
+        match view.grant.approved.rule.decide_file(path, node.size, Some(blob)) {
             FileVerdict::Served => {}
             FileVerdict::Refused(denial) => return Err(self.denied(&denial)),
             FileVerdict::Hidden(denial) => {
@@ -134,11 +135,11 @@ impl Gateway {
         Err(Error::Busy { why: "the file comes and goes; ask again".into(), retry_after: super::RETRY })
     }
 
-    /// Refuses content that is denied by its digest. A git file's is known once it was fetched; what is fetched for
+    /// Refuses content that is denied by its digest, or locked with another. A git file's is known once it was fetched; what is fetched for
     /// the first time is refused at the end of its fill.
     async fn content_may_be_served(&self, view: &View, path: &RepoPath, blob: &BlobId) -> Result<()> {
-        let policy = &view.grant.policy;
-        if !policy.denies_contents() {
+        let (policy, rule) = (&view.grant.policy, &view.grant.approved.rule);
+        if !policy.asks_for_content(rule, path) {
             return Ok(());
         }
         let (repo, commit) = (&view.resolved.repo, view.resolved.commit);
@@ -146,7 +147,7 @@ impl Gateway {
             Some(entry) => Some(entry.sha256),
             None => self.known_sha256(repo, blob).await?,
         };
-        let refused = sha256.map_or(Ok(()), |sha256| policy.decide_content(repo, &sha256));
+        let refused = sha256.map_or(Ok(()), |sha256| policy.decide_content(rule, repo, path, &sha256));
         refused.map_err(|denial| self.denied(&denial))
     }
 
@@ -216,7 +217,7 @@ impl Gateway {
             return Ok(None);
         }
         let grant = &file.grant;
-        self.manifest.remember_policy(grant.policy.digest(), grant.policy.text()).await?;
+        remember_policy(&self.manifest, &grant.policy).await?;
         let origin = self.upstream.endpoint_host();
         let record = grant.record(file, sha256, asker.label(), origin);
         let entry = self.manifest.record_adopted(record).await?;
@@ -258,6 +259,7 @@ impl Gateway {
             size: file.size,
             verified_only: file.grant.approved.rule.ranges == Ranges::Verified,
             policy: file.grant.policy.clone(),
+            rule: file.grant.approved.rule.clone(),
             record,
             origin: Arc::new(HubFile::new(origin_file.for_purpose(asker.purpose()))),
             asked_by,

@@ -5,9 +5,17 @@ use std::sync::Arc;
 use super::File;
 use crate::{
     hub::{Commit, Repo, Sha256},
-    manifest::{NewRecord, What},
+    manifest::{self, Manifest, NewRecord, What},
     policy::{Approved, PolicySet},
 };
+
+/// Keeps the texts of a policy that a record is about to refer to: its own, and its lock's, of which it has the digest.
+pub(crate) async fn remember_policy(manifest: &Manifest, policy: &PolicySet) -> manifest::Result<()> {
+    if let Some((sha256, text)) = policy.lock_text() {
+        manifest.remember_policy(sha256, text).await?;
+    }
+    manifest.remember_policy(policy.digest(), policy.text()).await
+}
 
 /// A commit of a repo that policy lets through, as decided by one state of the policy.
 #[derive(Debug)]

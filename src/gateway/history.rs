@@ -28,10 +28,11 @@ impl Gateway {
             let mut refs = self.held_refs(asker, &repo, names_requests(&rule)).await?;
             let requests = refs.pull_requests.iter_mut();
             for list in [&mut refs.branches, &mut refs.tags, &mut refs.converts].into_iter().chain(requests) {
-                list.retain(|found| rule.allows_ref(asked_as(found)));
-            }
-            if let Some(pin) = rule.pin {
-                mean(&mut refs, pin);
+                list.retain(|found| rule.shows_ref(asked_as(found)));
+                // llama.cpp takes from here which commit to ask for.
+                for found in list {
+                    found.target_commit = rule.fixes(asked_as(found)).unwrap_or(found.target_commit);
+                }
             }
             Ok(refs)
         })
@@ -103,7 +104,7 @@ impl Gateway {
     async fn authorised(&self, asker: &Asker, asked: &Repo) -> Result<(Arc<Rule>, Repo)> {
         let rule = self.policy.current().decide_repo(asked, OffsetDateTime::now_utc().date());
         let rule = rule.map_err(|denial| self.denied(&denial))?;
-        let view = self.view(asker, asked, &default_revision(&rule)).await?;
+        let view = self.view(asker, asked, &rule.default_revision()).await?;
         Ok((view.grant.approved.rule.clone(), view.resolved.repo))
     }
 
@@ -148,16 +149,6 @@ impl Gateway {
     }
 }
 
-/// A revision that the rule allows, to ask about the repo as such: its pin, `main`, else the first that
-/// it names.
-pub(super) fn default_revision(rule: &Rule) -> Revision {
-    if let Some(pin) = rule.pin {
-        return pin.into();
-    }
-    let named = rule.revisions().unwrap_or_default().iter().filter_map(|name| name.parse().ok());
-    if rule.allows_ref("main") { Revision::main() } else { named.into_iter().next().unwrap_or_else(Revision::main) }
-}
-
 /// A ref that was looked at, among those of its sort. Whether a name is a branch or a tag was not asked; a
 /// branch is what clients look for.
 fn add_ref(refs: &mut Refs, record: &RefRecord) {
@@ -169,14 +160,6 @@ fn add_ref(refs: &mut Refs, record: &RefRecord) {
         refs.pull_requests.get_or_insert_default().push(info(number, name.to_owned()));
     } else {
         refs.branches.push(info(name, format!("refs/heads/{name}")));
-    }
-}
-
-/// Under a pin all names mean one commit; llama.cpp takes from here which commit to ask for.
-fn mean(refs: &mut Refs, pin: Commit) {
-    let requests = refs.pull_requests.iter_mut().flatten();
-    for found in refs.branches.iter_mut().chain(&mut refs.tags).chain(&mut refs.converts).chain(requests) {
-        found.target_commit = pin;
     }
 }
 

@@ -11,7 +11,7 @@ use time::OffsetDateTime;
 use super::{Asker, Gateway, Result, commit::from_upstream};
 use crate::{
     hub::{Commit, EntryKind, Repo, RepoPath, Revision},
-    policy::{DenialKind, LicenseClaims},
+    policy::{DenialKind, LicenseClaims, runs_code},
     upstream::Purpose,
 };
 
@@ -135,7 +135,7 @@ impl Inspection {
     fn count(&mut self, path: RepoPath, size: u64) {
         self.files += 1;
         self.bytes = self.bytes.saturating_add(size);
-        if runs_code(&path) {
+        if runs_code(&path).is_some() {
             self.code_files += 1;
             if self.code.len() < NAMED {
                 self.code.push(path.clone());
@@ -145,10 +145,4 @@ impl Inspection {
         self.largest.insert(place, (path, size));
         self.largest.truncate(NAMED);
     }
-}
-
-fn runs_code(path: &RepoPath) -> bool {
-    const ENDINGS: [&str; 8] = ["pkl", "pickle", "pt", "pth", "ckpt", "joblib", "bin", "py"];
-    let ending = path.file_name().rsplit_once('.').map(|(_, ending)| ending.to_ascii_lowercase());
-    ending.is_some_and(|ending| ENDINGS.contains(&ending.as_str()))
 }

@@ -51,8 +51,8 @@ pub use fill::FillConfig;
 pub use inspect::Inspection;
 pub use limits::{ClientLimits, LimitsConfig};
 pub use mirror::{
-    Completed, CompletedFile, Completions, Fetched, FileProgress, FileState, NamedBy, Plan, Planned, PlannedFile,
-    Reference, References, Standing, Sum, Sums,
+    Completed, CompletedFile, Completions, Fetched, FileProgress, FileState, Lockable, NamedBy, Plan, Planned,
+    PlannedFile, Reference, References, Standing, Sum, Sums, ToBeLocked,
 };
 pub use publishable::{Publishability, Publishable, PublishableFile, PublishedCopy};
 pub use snapshot::StoredSnapshots;

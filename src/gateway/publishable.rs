@@ -7,7 +7,7 @@ use time::OffsetDateTime;
 use super::{Asker, Error, Gateway, Refusal, Result, mirror::left_out};
 use crate::{
     hub::{Commit, Repo, RepoPath, Revision, Sha256},
-    policy::{FileVerdict, RevisionVerdict, Selection},
+    policy::{DenialKind, FileVerdict, RevisionVerdict, Selection},
     store::Prefix,
 };
 
@@ -104,6 +104,18 @@ impl Gateway {
             let piece = self.snapshots.piece(&snapshot, number).await?;
             let nodes = piece.nodes.iter().filter(|node| left_out(rule, node, selection).is_none());
             wanted.extend(nodes.filter_map(|node| Some((node.path.clone(), node.size, node.blob_id()?))));
+            // A commit that is not what was locked is published in no part.
+            let verdicts = piece
+                .nodes
+                .iter()
+                .filter_map(|node| Some(rule.decide_file(&node.path, node.size, Some(node.blob_id()?))));
+            for verdict in verdicts {
+                if let FileVerdict::Refused(denial) = verdict
+                    && denial.kind() == DenialKind::LockDiffers
+                {
+                    return Err(self.denied(&denial));
+                }
+            }
         }
         // Counting keys is cheap, and most commits that are not whole lack many.
         let mut stored = 0;
@@ -124,7 +136,7 @@ impl Gateway {
         if files.len() < of {
             return missing(Some(commit), format!("{} of {of} files", of - files.len()));
         }
-        let denied = files.iter().find_map(|file| policy.decide_content(repo, &file.sha256).err());
+        let denied = files.iter().find_map(|file| policy.decide_content(rule, repo, &file.path, &file.sha256).err());
         if let Some(denial) = denied {
             return Err(self.denied(&denial));
         }
@@ -151,17 +163,22 @@ impl Gateway {
         let (policy, today) = (self.policy.current(), OffsetDateTime::now_utc().date());
         let canonical = self.canonical_name(asked).await?;
         let repo = canonical.as_ref().unwrap_or(asked);
-        let rule = policy.decide_names(asked, repo, today).map_err(|denial| self.denied(&denial))?;
+        let rule = policy.decide_names(asked, repo, today).map_err(|denial| self.denied(&denial))?.at(commit);
         policy.decide_commit(repo, commit).map_err(|denial| self.denied(&denial))?;
+        rule.check_locked(commit).map_err(|denial| self.denied(&denial))?;
         for copy in copies {
-            match rule.decide_file(&copy.path, copy.size) {
+            match rule.decide_file(&copy.path, copy.size, None) {
                 FileVerdict::Served => {}
                 FileVerdict::Hidden(denial) | FileVerdict::Refused(denial) => return Err(self.denied(&denial)),
             }
             match &copy.sha256 {
-                Some(sha256) => policy.decide_content(repo, sha256).map_err(|denial| self.denied(&denial))?,
-                None if policy.denies_contents() => {
-                    let text = format!("content is withdrawn, and whether {} in {repo} has it is not known", copy.path);
+                Some(sha256) => {
+                    let decided = policy.decide_content(&rule, repo, &copy.path, sha256);
+                    decided.map_err(|denial| self.denied(&denial))?;
+                }
+                None if policy.asks_for_content(&rule, &copy.path) => {
+                    let text =
+                        format!("content is withdrawn or locked, and which {} in {repo} has is not known", copy.path);
                     return Err(Error::Denied(Refusal::of_ours(text)));
                 }
                 None => {}

@@ -8,7 +8,6 @@ use time::OffsetDateTime;
 
 use super::{
     Asker, Error, Gateway, ListedRepo, Resolved, Result,
-    history::default_revision,
     known::{Fresh, Known},
     snapshot::Facts,
     view::Question,
@@ -79,7 +78,7 @@ impl Gateway {
         if identity.is_none_or(|identity| identity.canonical != *repo) {
             return Ok(None);
         }
-        let revision = default_revision(&rule);
+        let revision = rule.default_revision();
         let commit = match revision.as_commit() {
             Some(pin) => pin,
             None => match self.refs.last(repo, &revision).await? {

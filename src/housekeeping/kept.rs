@@ -1,4 +1,4 @@
-//! What is never evicted: files of pinned commits, of what the policy's `[[mirror]]` list names, and of repos with
+//! What is never evicted: files of pinned and locked commits, of what the policy's `[[mirror]]` list names, and of repos with
 //! published copies.
 
 use std::collections::HashSet;
@@ -10,13 +10,14 @@ use crate::{
     gateway::Gateway,
     hub::{Commit, Repo},
     manifest::Entry,
-    policy::{Mirror, PolicySet},
+    policy::{Lock, Mirror, PolicySet},
     store::{Prefix, Store},
 };
 
 /// The commits and repos of such files.
 #[derive(Debug)]
 pub(super) struct Kept {
+    /// By a rule or the lock.
     pinned: HashSet<Commit>,
     /// Where a revision's commit is not known, all of the repo is kept.
     mirrored: Vec<(Mirror, Option<HashSet<Commit>>)>,
@@ -25,7 +26,8 @@ pub(super) struct Kept {
 
 impl Kept {
     pub(super) async fn read(store: &dyn Store, gateway: &Gateway, policy: &PolicySet) -> Result<Self> {
-        let pinned = policy.rules().iter().filter_map(|rule| rule.pin).collect();
+        let locked = policy.lock().into_iter().flat_map(Lock::entries).map(|entry| entry.commit);
+        let pinned = policy.rules().iter().filter_map(|rule| rule.pin).chain(locked).collect();
         let mut mirrored = Vec::new();
         for mirror in policy.mirrors() {
             let mut commits = Some(HashSet::new());

@@ -7,7 +7,9 @@ use serde::Serialize;
 use time::Date;
 
 use super::{
+    denial::DenialKind,
     license_id::LicenseId,
+    lock::Lock,
     mirror::Mirror,
     pattern::is_literal,
     rule::Rule,
@@ -75,6 +77,9 @@ pub fn check(policy: &PolicySet, today: Date, known: Option<&[Repo]>) -> Vec<Fin
     for mirror in &policy.mirrors {
         findings.of_mirror(policy, mirror, today);
     }
+    if let Some(lock) = policy.lock() {
+        findings.of_lock(policy, lock, today);
+    }
     if let Some(known) = known {
         findings.of_use(policy, known);
     }
@@ -137,7 +142,9 @@ impl Findings {
             self.add(Severity::Error, Some(rule), text);
         }
         if is_literal(&rule.repo) {
-            if rule.pin.is_none() {
+            let is_locked =
+                rule.named_repo().is_some_and(|repo| policy.lock().is_some_and(|lock| lock.of(&repo).is_some()));
+            if rule.pin.is_none() && !is_locked {
                 let text = "is not pinned: new commits of its branches are served without a review";
                 self.add(Severity::Note, Some(rule), text);
             }
@@ -224,6 +231,38 @@ impl Findings {
         }
     }
 
+    /// Entries of the lock that can't count, and what is kept here as a whole without being locked.
+    fn of_lock(&mut self, policy: &PolicySet, lock: &Lock, today: Date) {
+        for entry in lock.entries() {
+            let decided = policy.decide_repo(&entry.repo, today).and_then(|rule| {
+                rule.decide_revision(&entry.revision)?;
+                Ok(rule)
+            });
+            let text = match &decided {
+                Err(denial) if denial.kind() == DenialKind::Pinned => denial.reason().to_owned(),
+                Err(denial) => format!("it is refused: {}", denial.reason()),
+                Ok(rule) => match rule.pin.filter(|pin| *pin != entry.commit) {
+                    Some(pin) => format!("rule {} ({}) has pin = \"{pin}\", and that counts", rule.name, rule.source),
+                    None => continue,
+                },
+            };
+            self.0.push(Finding {
+                severity: Severity::Warning,
+                place: entry.source.clone(),
+                rule: None,
+                text: format!("locked {entry} at {}: {text}", entry.commit),
+            });
+        }
+        for mirror in policy.mirrors.iter().filter(|mirror| lock.of(&mirror.repo).is_none()) {
+            self.0.push(Finding {
+                severity: Severity::Note,
+                place: mirror.source.clone(),
+                rule: None,
+                text: format!("mirror {} is not in the lock: its branches mean what the Hub says", mirror.repo),
+            });
+        }
+    }
+
     fn of_use(&mut self, policy: &PolicySet, known: &[Repo]) {
         let mut used = vec![false; policy.rules.len()];
         for repo in known {
@@ -245,7 +284,11 @@ fn not_a_hub_id(id: &LicenseId) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::tests::{day, policy};
+    use crate::policy::{
+        load::tests::locked_policy,
+        lock::tests::{ONE, TWO, lock, locked},
+        tests::{day, policy},
+    };
 
     fn findings(text: &str, known: Option<&[Repo]>) -> Vec<String> {
         check(&policy(text), day("2026-11-24"), known).iter().map(ToString::to_string).collect()
@@ -310,6 +353,27 @@ mod tests {
             let found = findings(&text, None);
             assert!(found.iter().any(|finding| finding.starts_with(expected)), "{expected:?} is not in {found:#?}");
         }
+        let lock = lock(vec![
+            locked("acme/tiny", "main", ONE),
+            locked("acme/free", "main", ONE),
+            locked("acme/free", "refs/pr/1", TWO),
+            locked("other/x", "main", ONE),
+        ]);
+        let text = more("[[allow]]\nname = \"f\"\nrepo = \"acme/free\"\n[[mirror]]\nrepo = \"acme/tiny\"");
+        let set = locked_policy(&text, &lock.to_toml()).unwrap();
+        let found: Vec<String> = check(&set, day("2026-11-24"), None).iter().map(ToString::to_string).collect();
+        for expected in [
+            format!("locked acme/tiny@main at {ONE}: rule r (policy.toml:6) has pin = \"c9745ed"),
+            format!(
+                "locked acme/free@refs/pr/1 at {TWO}: it is refused: revision refs/pr/1 of acme/free is not allowed"
+            ),
+            format!("locked other/x@main at {ONE}: it is refused: no allow rule names the model other/x"),
+        ] {
+            let is_told = |finding: &&String| finding.starts_with("models.lock:") && finding.contains(&expected);
+            assert!(found.iter().any(|finding| is_told(&finding)), "{expected} is not in {found:#?}");
+        }
+        assert!(!found.iter().any(|finding| finding.contains("is not pinned")), "{found:#?}");
+
         let unused = findings(CLEAN, Some(&[]));
         assert!(unused.iter().any(|finding| finding.contains("speaks for no repo that is stored")), "{unused:?}");
     }

@@ -10,6 +10,9 @@ use serde::{Deserialize, Serialize};
 pub struct PolicyConfig {
     /// The policy folder: every `*.toml` in it is read, sub-folders are not. Looked at every 5 seconds.
     pub dir: PathBuf,
+    /// The lock file that `hubgate lock` writes: what it names is served as it was locked, and not otherwise. Looked at
+    /// with the folder.
+    pub lock: Option<PathBuf>,
     /// Whom a refused person asks: an address or a URL, shown in every refusal.
     pub contact: Option<String>,
     /// The form of a refusal: "auto" chooses by the client's User-Agent, "gated" and "plain" fix one.
@@ -18,7 +21,7 @@ pub struct PolicyConfig {
 
 impl Default for PolicyConfig {
     fn default() -> Self {
-        Self { dir: "policy".into(), contact: None, refusal: RefusalForm::Auto }
+        Self { dir: "policy".into(), lock: None, contact: None, refusal: RefusalForm::Auto }
     }
 }
 

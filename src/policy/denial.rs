@@ -75,6 +75,10 @@ pub enum DenialKind {
     Revision,
     /// The rule is pinned to another commit.
     Pinned,
+    /// The lock has no such revision or commit of the repo.
+    NotLocked,
+    /// The file is not the one that was locked.
+    LockDiffers,
     /// The name now leads to another repo, which policy does not allow.
     Renamed,
     /// Upstream's own id or author of the repo is not the one first seen.
@@ -110,6 +114,8 @@ impl DenialKind {
             Self::Expired => "expired",
             Self::Revision => "revision",
             Self::Pinned => "pinned",
+            Self::NotLocked => "not_locked",
+            Self::LockDiffers => "lock_differs",
             Self::Renamed => "renamed",
             Self::OwnerChanged => "owner_changed",
             Self::Gated => "gated",

@@ -14,7 +14,7 @@ use super::{
     rule::{RevisionVerdict, Rule},
     set::PolicySet,
 };
-use crate::hub::{Repo, RepoKind, RepoPath, Revision, Sha256};
+use crate::hub::{BlobId, Commit, Repo, RepoKind, RepoPath, Revision, Sha256};
 
 /// Files of one sort that the text names; JSON has them all.
 const NAMED_FILES: usize = 10;
@@ -30,8 +30,8 @@ pub struct Question<'a> {
     pub in_history: Option<bool>,
     /// Upstream's facts for the commit, from the store or from upstream; `None` while they are not known.
     pub facts: Option<&'a RepoFacts>,
-    /// The commit's files and their sizes, where the tree is known.
-    pub files: Option<&'a [(RepoPath, u64)]>,
+    /// The commit's files, their sizes and how the Hub names their content, where the tree is known.
+    pub files: Option<&'a [(RepoPath, u64, BlobId)]>,
     /// Further lines, such as "gone upstream since 2026-11-01; what is stored is served".
     pub notes: &'a [String],
     /// `policy.contact`.
@@ -160,9 +160,12 @@ impl Explanation {
 
         let revision = question.revision;
         match (rule.decide_revision(revision)?, question.in_history) {
+            (RevisionVerdict::Allowed, _) if rule.is_locked() => {
+                self.step("revision", Verdict::Allowed, &format!("{revision} is in the lock"));
+            }
             (RevisionVerdict::Allowed, _) => self.step("revision", Verdict::Allowed, &format!("{revision} is allowed")),
-            (RevisionVerdict::PinnedTo(pin), _) => {
-                self.step("revision", Verdict::Allowed, &format!("{revision} means the pinned commit {pin}"));
+            (RevisionVerdict::PinnedTo(commit), _) => {
+                self.step("revision", Verdict::Allowed, &fixed(&rule, revision, commit));
             }
             (RevisionVerdict::NeedsHistory, Some(true)) => {
                 let text = format!("{revision} is stored or in the history of an allowed branch or tag");
@@ -210,14 +213,14 @@ impl Explanation {
         self.license = Some(license.clone());
     }
 
-    fn files(&mut self, rule: &Rule, files: &[(RepoPath, u64)]) -> Result<(), Denial> {
-        if let Some(denial) = rule.hides_all_weights(files.iter().map(|(path, _)| path)) {
+    fn files(&mut self, rule: &Rule, files: &[(RepoPath, u64, BlobId)]) -> Result<(), Denial> {
+        if let Some(denial) = rule.hides_all_weights(files.iter().map(|(path, ..)| path)) {
             return Err(denial);
         }
         let mut summary = FileSummary { served: 0, served_bytes: 0, withheld: Vec::new(), refused: Vec::new() };
-        for (path, size) in files {
+        for (path, size, blob) in files {
             let reason = |denial: Denial| FileReason { path: path.clone(), reason: denial.reason().to_owned() };
-            match rule.decide_file(path, *size) {
+            match rule.decide_file(path, *size, Some(*blob)) {
                 FileVerdict::Served => {
                     summary.served += 1;
                     summary.served_bytes = summary.served_bytes.saturating_add(*size);
@@ -226,8 +229,9 @@ impl Explanation {
                 FileVerdict::Refused(denial) => summary.refused.push(reason(denial)),
             }
         }
+        let refused = if rule.is_locked() { "too large or not as locked" } else { "too large" };
         let text = format!(
-            "{} of {} files are served, {} bytes; {} withheld, {} too large",
+            "{} of {} files are served, {} bytes; {} withheld, {} {refused}",
             summary.served,
             files.len(),
             summary.served_bytes,
@@ -260,19 +264,30 @@ impl Explanation {
     }
 }
 
+/// What a revision means, where a pin or the lock says so.
+fn fixed(rule: &Rule, revision: &Revision, commit: Commit) -> String {
+    match rule.locked(revision.as_str()) {
+        Some(entry) => format!("{revision} means the locked commit {commit} ({})", entry.source),
+        None if rule.is_locked() => format!("{revision} means the locked commit {commit}"),
+        None => format!("{revision} means the pinned commit {commit}"),
+    }
+}
+
 /// The stage that gives a sort of refusal.
 fn stage_of(kind: DenialKind) -> &'static str {
     match kind {
         DenialKind::NoRule | DenialKind::DenyRule | DenialKind::Expired => "repo",
-        DenialKind::Revision | DenialKind::Pinned => "revision",
+        DenialKind::Revision | DenialKind::Pinned | DenialKind::NotLocked => "revision",
         DenialKind::Renamed | DenialKind::OwnerChanged | DenialKind::Gated | DenialKind::Disabled => "upstream",
         DenialKind::License
         | DenialKind::LicenseUnknown
         | DenialKind::LicenseUnreadable
         | DenialKind::LicenseDisagrees => "licence",
-        DenialKind::FileHidden | DenialKind::FileTooLarge | DenialKind::NoWeights | DenialKind::HookNotPassed => {
-            "files"
-        }
+        DenialKind::FileHidden
+        | DenialKind::FileTooLarge
+        | DenialKind::LockDiffers
+        | DenialKind::NoWeights
+        | DenialKind::HookNotPassed => "files",
     }
 }
 
@@ -361,7 +376,16 @@ mod tests {
         }
     }
 
-    fn ask(repo: &str, revision: &str, facts: Option<&RepoFacts>, files: Option<&[(RepoPath, u64)]>) -> Explanation {
+    fn blob() -> BlobId {
+        BlobId::Sha256(Sha256::of(b"x"))
+    }
+
+    fn ask(
+        repo: &str,
+        revision: &str,
+        facts: Option<&RepoFacts>,
+        files: Option<&[(RepoPath, u64, BlobId)]>,
+    ) -> Explanation {
         let question = Question {
             repo: &repo.parse().unwrap(),
             revision: &revision.parse().unwrap(),
@@ -376,9 +400,9 @@ mod tests {
 
     #[test]
     fn an_allowed_repo_is_explained_to_the_last_file() {
-        let files: Vec<(RepoPath, u64)> =
+        let files: Vec<(RepoPath, u64, BlobId)> =
             [("config.json", 10), ("model.safetensors", 500), ("m.bin", 1), ("x.gguf", 1001)]
-                .map(|(path, size)| (path.parse().unwrap(), size))
+                .map(|(path, size)| (path.parse().unwrap(), size, blob()))
                 .into();
         let answer = ask("acme/tiny", "main", Some(&facts("apache-2.0")), Some(&files));
         let text = answer.to_string();
@@ -412,7 +436,10 @@ mod tests {
             (ask("evil/x", "main", None, None), "repo"),
             (ask("acme/tiny", other, None, None), "revision"),
             (ask("acme/tiny", "main", Some(&mpl), None), "licence"),
-            (ask("acme/tiny", "main", Some(&facts("apache-2.0")), Some(&[("m.bin".parse().unwrap(), 1)])), "files"),
+            (
+                ask("acme/tiny", "main", Some(&facts("apache-2.0")), Some(&[("m.bin".parse().unwrap(), 1, blob())])),
+                "files",
+            ),
         ];
         for (answer, stage) in cases {
             let last = answer.steps.last().unwrap();
@@ -420,6 +447,42 @@ mod tests {
             let message = answer.denial.as_ref().unwrap().message(Some("legal@example.com"));
             assert!(answer.to_string().ends_with(&format!("Refused. Clients see: {message}\n")), "{answer}");
         }
+    }
+
+    #[test]
+    fn a_locked_repo_is_explained_by_its_lock() {
+        use crate::policy::{load::tests::locked_policy, lock::tests::*};
+        let entry = locked("acme/tiny", "main", ONE);
+        let config = entry.files[&"config.json".parse::<RepoPath>().unwrap()];
+        let text = POLICY.replace("pin = \"c9745ed1d9f207416be6d2e6f8de32d1f16199bf\"", "");
+        let set = locked_policy(&text, &lock(vec![entry]).to_toml()).unwrap();
+        let facts = RepoFacts { commit: ONE.parse().unwrap(), ..facts("apache-2.0") };
+        let other = ("model.safetensors".parse().unwrap(), 10, file(10, 'c', false).blob);
+        let files = [("config.json".parse().unwrap(), 2, config.blob), other, ("new".parse().unwrap(), 1, config.blob)];
+        let (repo, revision) = (&"acme/tiny".parse().unwrap(), &"main".parse().unwrap());
+        let question = Question {
+            repo,
+            revision,
+            in_history: None,
+            facts: Some(&facts),
+            files: Some(&files),
+            notes: &[],
+            contact: None,
+        };
+        let told = explain(&set, &question, day("2026-11-24")).to_string();
+        for line in [
+            &format!("  revision  ok       main means the locked commit {ONE} (models.lock:5)\n"),
+            "  files     ok       1 of 3 files are served, 2 bytes; 1 withheld, 1 too large or not as locked\n",
+            "new is withheld (not in the lock)\n",
+            &format!("model.safetensors of acme/tiny@{ONE} has sha256 cccc"),
+        ] {
+            assert!(told.contains(line), "{told}\n{line}");
+        }
+        let question = Question { revision: &"v1".parse().unwrap(), facts: None, files: None, ..question };
+        let told = explain(&set, &question, day("2026-11-24"));
+        let last = told.steps.last().unwrap();
+        assert_eq!((last.stage, last.verdict), ("revision", Verdict::Refused));
+        assert!(last.text.contains("v1 of acme/tiny is not in the lock"), "{}", last.text);
     }
 
     #[test]

@@ -73,6 +73,7 @@ impl PolicySet {
         let governing = self.decide_names(asked, &facts.canonical, today)?;
         let id = facts.canonical.id();
         self.decide_commit(&facts.canonical, facts.commit)?;
+        let governing = governing.at(facts.commit);
         governing.check_owner(id, facts)?;
         if facts.disabled {
             return Err(governing.deny(
@@ -98,6 +99,9 @@ impl PolicySet {
                 ));
             }
         }
+        for locked in [rule, &*governing] {
+            locked.check_locked(facts.commit)?;
+        }
         let license = self.licenses.decide(&governing, &facts.canonical, facts.commit, &facts.license)?;
         let warning = governing.expiry_warning(today);
         Ok(Approved { repo: facts.canonical.clone(), commit: facts.commit, rule: governing, license, warning })
@@ -106,7 +110,8 @@ impl PolicySet {
 
 impl Rule {
     /// Refuses a repo that another owner has registered under the same name. A rule's `upstream_id` is the review that
-    /// settles it, whatever was seen first; without it an id or author is compared where both are known.
+    /// settles it, whatever was seen first; without it an id or author is compared where both are known, with those that were
+    /// locked before those that were first seen.
     fn check_owner(&self, id: &str, facts: &RepoFacts) -> Result<(), Denial> {
         let changed = |what: &str, now: &str, before: &str| {
             let remedy = match &facts.identity.id {
@@ -125,7 +130,7 @@ impl Rule {
                 now => changed("id on the Hub", now.as_deref().unwrap_or("not stated"), approved),
             };
         }
-        let Some(before) = &facts.first_seen else { return Ok(()) };
+        let Some(before) = self.locked_identity().or(facts.first_seen.as_ref()) else { return Ok(()) };
         if let (Some(now), Some(before)) = (&now.id, &before.id)
             && now != before
         {

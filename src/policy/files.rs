@@ -7,7 +7,7 @@ use super::{
     pattern::FilePatterns,
     rule::Rule,
 };
-use crate::hub::{RepoKind, RepoPath};
+use crate::hub::{BlobId, RepoKind, RepoPath};
 
 /// What a rule and the policy's `[files]` say about files.
 #[derive(Debug, Clone)]
@@ -39,6 +39,7 @@ enum Withheld<'a> {
     Excluded(&'a str),
     NotIncluded,
     Denied(&'a str),
+    NotLocked,
 }
 
 impl fmt::Display for Withheld<'_> {
@@ -47,20 +48,27 @@ impl fmt::Display for Withheld<'_> {
             Self::Excluded(pattern) => write!(f, "files.exclude {pattern}"),
             Self::NotIncluded => f.write_str("not in files.include"),
             Self::Denied(pattern) => write!(f, "files.deny {pattern}"),
+            Self::NotLocked => f.write_str("not in the lock"),
         }
     }
 }
 
 impl Rule {
     /// What policy says of a file of `size` bytes. `files.exclude` beats everything; then `files.include`, where a rule
-    /// has it, must match; then the policy's `files.deny` withholds what the rule's `files.allow` doesn't lift.
-    pub fn decide_file(&self, path: &RepoPath, size: u64) -> FileVerdict {
+    /// has it, must match; then the policy's `files.deny` withholds what the rule's `files.allow` doesn't lift. What a lock
+    /// doesn't have of the commit is withheld too, and what has another size or digest there is refused; `blob` is the
+    /// digest, where it is known.
+    pub fn decide_file(&self, path: &RepoPath, size: u64, blob: Option<BlobId>) -> FileVerdict {
         if let Some(withheld) = self.withholds(path) {
-            return FileVerdict::Hidden(self.deny(
-                DenialKind::FileHidden,
-                &format!("{path} is withheld ({withheld})"),
-                "Ask for files.allow in the rule after a review, or use a file of another format",
-            ));
+            let remedy = match withheld {
+                Withheld::NotLocked => "Ask for the lock to be moved after a review (hubgate lock --update)",
+                _ => "Ask for files.allow in the rule after a review, or use a file of another format",
+            };
+            let reason = format!("{path} is withheld ({withheld})");
+            return FileVerdict::Hidden(self.deny(DenialKind::FileHidden, &reason, remedy));
+        }
+        if let Err(denial) = self.decide_locked_file(path, size, blob) {
+            return FileVerdict::Refused(denial);
         }
         match self.max_file_size {
             Some(limit) if size > limit => FileVerdict::Refused(self.deny(
@@ -79,8 +87,9 @@ impl Rule {
 
     fn withholds(&self, path: &RepoPath) -> Option<Withheld<'_>> {
         let FileRules { deny, allow, exclude, include } = &self.files;
+        let unlocked = || self.lock_lacks(path).then_some(Withheld::NotLocked);
         if deny.is_empty() && exclude.is_empty() && include.is_empty() {
-            return None;
+            return unlocked();
         }
         let path = path.as_str().to_ascii_lowercase();
         if let Some(pattern) = exclude.find(&path) {
@@ -89,7 +98,7 @@ impl Rule {
         if !include.is_empty() && include.find(&path).is_none() {
             return Some(Withheld::NotIncluded);
         }
-        deny.find(&path).filter(|_| allow.find(&path).is_none()).map(Withheld::Denied)
+        deny.find(&path).filter(|_| allow.find(&path).is_none()).map(Withheld::Denied).or_else(unlocked)
     }
 
     /// The refusal of a model that has weights, all of which are withheld: its loader would otherwise report a riddle.
@@ -202,7 +211,7 @@ mod tests {
         for (keys, path, size, expected) in cases {
             let path: RepoPath = path.parse().unwrap();
             let rule = rule_in(DENY, keys);
-            match rule.decide_file(&path, size) {
+            match rule.decide_file(&path, size, None) {
                 FileVerdict::Served => assert_eq!(expected, "", "{path} under {keys:?}"),
                 FileVerdict::Hidden(denial) => {
                     assert!(rule.hides(&path) && expected.starts_with(['f', 'n']), "{path}: {denial}");

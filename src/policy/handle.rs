@@ -24,11 +24,25 @@ pub fn today() -> Date {
 #[derive(Debug)]
 pub struct PolicyHandle {
     /// Where it comes from; `None` for a policy that never changes.
-    source: Option<(PathBuf, EnvLists)>,
+    source: Option<Place>,
     current: ArcSwap<PolicySet>,
     problem: ArcSwapOption<LoadError>,
     /// Held while a policy is made, so that an older reading can't replace a newer one.
     made_of: Mutex<MadeOf>,
+}
+
+/// Where a policy is read from.
+#[derive(Debug)]
+struct Place {
+    dir: PathBuf,
+    lock: Option<PathBuf>,
+    lists: EnvLists,
+}
+
+impl Place {
+    fn read(&self) -> Result<Sources, LoadError> {
+        Sources::read(&self.dir, self.lock.as_deref(), &self.lists)
+    }
 }
 
 /// What the policy in force was made of.
@@ -52,11 +66,16 @@ impl PolicyHandle {
     /// Loads the policy from a folder, narrowed by the environment's lists, or made of them where there is no folder. A
     /// bad policy is an error here: there is no old one to keep.
     pub fn open(dir: impl Into<PathBuf>, lists: EnvLists) -> Result<Self, LoadError> {
-        let dir = dir.into();
-        let folder = Sources::read(&dir, &lists)?;
+        Self::open_locked(dir, None, lists)
+    }
+
+    /// The same, with what a lock file holds it to.
+    pub fn open_locked(dir: impl Into<PathBuf>, lock: Option<PathBuf>, lists: EnvLists) -> Result<Self, LoadError> {
+        let place = Place { dir: dir.into(), lock, lists };
+        let folder = place.read()?;
         let set = PolicySet::from_sources(folder.clone())?;
         let made_of = Mutex::new(MadeOf { folder: Some(folder), overlay: Overlay::default() });
-        Ok(Self { source: Some((dir, lists)), made_of, ..Self::fixed(set) })
+        Ok(Self { source: Some(place), made_of, ..Self::fixed(set) })
     }
 
     /// A policy that never changes.
@@ -83,16 +102,16 @@ impl PolicyHandle {
     /// wrong is logged when it is new, remembered as [`PolicyHandle::problem`], and leaves the old policy in force; so
     /// does a folder that is gone.
     pub fn reload(&self) -> Result<Reload, Arc<LoadError>> {
-        let Some((dir, lists)) = &self.source else { return Ok(Reload::Unchanged) };
+        let Some(place) = &self.source else { return Ok(Reload::Unchanged) };
         let mut made_of = self.made_of.lock().unwrap_or_else(PoisonError::into_inner);
         let current = self.current();
-        let loaded = Sources::read(dir, lists).and_then(|folder| {
+        let loaded = place.read().and_then(|folder| {
             if made_of.folder.as_ref().is_some_and(|before| before.digest == folder.digest) {
                 return Ok(None);
             }
             if !folder.folder_exists() {
                 let remedy = "put it back; an empty folder denies everything";
-                return Err(LoadError::of_file(dir, "the policy folder is gone", remedy));
+                return Err(LoadError::of_file(&place.dir, "the policy folder is gone", remedy));
             }
             let set = PolicySet::from_sources(folder.clone().with(&made_of.overlay))?;
             Ok(Some((folder, set)))
@@ -196,6 +215,35 @@ mod tests {
         assert_eq!(handle.reload(), Ok(Reload::Changed));
         assert_eq!(handle.problem(), None);
         assert_eq!(rules(&handle), ["acme/b", "acme/a"]);
+    }
+
+    #[test]
+    fn a_lock_is_a_part_of_the_policy_and_a_bad_one_leaves_the_old_in_force() {
+        let dir = tempfile::tempdir().unwrap();
+        write(dir.path(), "repos.toml", "[[allow]]\nrepo = \"acme/a\"");
+        let lock = dir.path().join("models.lock");
+        let open = || PolicyHandle::open_locked(dir.path(), Some(lock.clone()), EnvLists::default());
+        let error = open().unwrap_err();
+        assert!(error.to_string().contains("models.lock: policy.lock names this file, and it is not there"), "{error}");
+        write(dir.path(), "models.lock", "version = 1\n");
+        let handle = open().unwrap();
+        let before = handle.current();
+        let (sha256, text) = before.lock_text().unwrap();
+        assert_eq!((sha256, text), (crate::hub::Sha256::of(b"version = 1\n"), "version = 1\n"));
+        assert!(
+            before.text().contains(&format!("# ==> lock models.lock (12 bytes), sha256 {sha256}")),
+            "{}",
+            before.text()
+        );
+        assert_eq!(handle.reload(), Ok(Reload::Unchanged));
+
+        write(dir.path(), "models.lock", "version = 1\nrepos = 1\n");
+        let error = handle.reload().unwrap_err();
+        assert!(error.to_string().contains("models.lock:2: repos: unknown field"), "{error}");
+        assert_eq!((handle.problem(), handle.current().digest()), (Some(error), before.digest()));
+        write(dir.path(), "models.lock", "version = 1\n# reviewed\n");
+        assert_eq!(handle.reload(), Ok(Reload::Changed));
+        assert_ne!(handle.current().digest(), before.digest());
     }
 
     #[test]

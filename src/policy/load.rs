@@ -8,7 +8,13 @@ use std::{
 };
 
 use super::{
-    env_lists::EnvLists, load_error::LoadError, merge::Merge, overlay::Overlay, pattern::RefPatterns, set::PolicySet,
+    env_lists::EnvLists,
+    load_error::LoadError,
+    lock::{self, Lock},
+    merge::Merge,
+    overlay::Overlay,
+    pattern::RefPatterns,
+    set::{LockInForce, PolicySet},
     source::Source,
 };
 use crate::hub::Sha256;
@@ -22,6 +28,7 @@ const MAX_FILES: usize = 1_000;
 pub(super) struct Sources {
     files: Vec<Source>,
     overlay: Vec<Source>,
+    lock: Option<(Source, Sha256)>,
     lists: EnvLists,
     dir: PathBuf,
     absence: Option<String>,
@@ -30,21 +37,22 @@ pub(super) struct Sources {
 }
 
 impl Sources {
-    /// Reads the files of a folder. They are read twice, until both readings are the same, so that a folder in the
-    /// middle of a change is not taken for a policy.
-    pub(super) fn read(dir: &Path, lists: &EnvLists) -> Result<Self, LoadError> {
-        let mut files = read_dir(dir)?;
+    /// Reads the files of a folder, and the lock beside them. They are read twice, until both readings are the same, so
+    /// that a folder in the middle of a change is not taken for a policy.
+    pub(super) fn read(dir: &Path, lock: Option<&Path>, lists: &EnvLists) -> Result<Self, LoadError> {
+        let read = || Ok::<_, LoadError>((read_dir(dir)?, lock.map(read_lock).transpose()?));
+        let mut found = read()?;
         for _ in 0..10 {
-            let again = read_dir(dir)?;
-            if again == files {
-                return Ok(Self::new(files, dir, lists));
+            let again = read()?;
+            if again == found {
+                return Ok(Self::new(found.0, found.1, dir, lists));
             }
-            files = again;
+            found = again;
         }
         Err(LoadError::of_file(dir, "its files change while they are read", "replace them at once, by a rename"))
     }
 
-    fn new(files: Option<Vec<Source>>, dir: &Path, lists: &EnvLists) -> Self {
+    fn new(files: Option<Vec<Source>>, lock: Option<Source>, dir: &Path, lists: &EnvLists) -> Self {
         let absence = match &files {
             None => Some(format!("the policy folder {} does not exist", dir.display())),
             Some(files) if files.is_empty() => Some(format!("the policy folder {} has no *.toml file", dir.display())),
@@ -56,8 +64,13 @@ impl Sources {
         if !lists.is_empty() {
             let _ = write!(text, "# ==> environment\n{}", lists.text());
         }
+        let lock = lock.map(|lock| {
+            let sha256 = Sha256::of(lock.text.as_bytes());
+            let _ = writeln!(text, "# ==> lock {} ({} bytes), sha256 {sha256}", lock.name, lock.text.len());
+            (lock, sha256)
+        });
         let digest = Sha256::of(text.as_bytes());
-        Self { files, overlay: Vec::new(), lists: lists.clone(), dir: dir.into(), absence, text, digest }
+        Self { files, overlay: Vec::new(), lock, lists: lists.clone(), dir: dir.into(), absence, text, digest }
     }
 
     /// The same with what operators decided.
@@ -81,6 +94,13 @@ fn write_files(to: &mut String, files: &[Source]) {
         // Writing to a String can't fail.
         let _ = writeln!(to, "# ==> {name} ({} bytes)\n{text}", text.len());
     }
+}
+
+fn read_lock(path: &Path) -> Result<Source, LoadError> {
+    lock::source(path)?.ok_or_else(|| {
+        let remedy = "write it with `hubgate lock`, or leave policy.lock out of the configuration";
+        LoadError::of_file(path, "policy.lock names this file, and it is not there", remedy)
+    })
 }
 
 fn read_dir(dir: &Path) -> Result<Option<Vec<Source>>, LoadError> {
@@ -124,16 +144,16 @@ impl PolicySet {
 
     /// As [`PolicySet::load`]; the lists are the policy where the folder is missing, and narrow it where it is there.
     pub fn load_narrowed(dir: &Path, lists: &EnvLists) -> Result<Self, LoadError> {
-        Self::from_sources(Sources::read(dir, lists)?)
+        Self::from_sources(Sources::read(dir, None, lists)?)
     }
 
     /// The policy that `HF_REPOS` and `LICENSE_ALLOWLIST` are, without a folder.
     pub fn from_env_lists(lists: &EnvLists) -> Result<Self, LoadError> {
-        Self::from_sources(Sources::new(None, Path::new("policy"), lists))
+        Self::from_sources(Sources::new(None, None, Path::new("policy"), lists))
     }
 
     pub(super) fn from_sources(sources: Sources) -> Result<Self, LoadError> {
-        let Sources { files, overlay, lists, dir, absence, text, digest } = sources;
+        let Sources { files, overlay, lock, lists, dir, absence, text, digest } = sources;
         let lists_are_the_policy = absence.as_ref().is_some_and(|_| files.is_empty() && lists.repos().is_some());
         let mut merge = Merge::new(digest);
         for source in &files {
@@ -153,7 +173,23 @@ impl PolicySet {
             set.narrow(&lists)?;
             set.absence = absence.filter(|_| set.rules.is_empty());
         }
+        if let Some((source, sha256)) = lock {
+            set.lock_to(Lock::parse(&source)?, sha256, source.text);
+        }
         Ok(Self { text, ..set })
+    }
+
+    /// Has the rules that speak for locked repos hold them to the lock.
+    fn lock_to(&mut self, lock: Lock, sha256: Sha256, text: String) {
+        for ((kind, id), entries) in lock.names() {
+            let name = (*kind, id.clone());
+            let index = self.allow_names.of(*kind).find(id);
+            let rule = self.narrowed.get(&name).or_else(|| index.and_then(|index| self.rules.get(index)));
+            if let Some(rule) = rule.map(|rule| rule.locked_to(entries)) {
+                self.narrowed.insert(name, rule);
+            }
+        }
+        self.lock = Some(LockInForce { lock, text, sha256 });
     }
 
     /// Keeps, of each repo that the lists name with revisions, a rule for those only.
@@ -173,9 +209,18 @@ impl PolicySet {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::policy::LoadError;
+
+    /// A policy of one file, with a lock.
+    pub(in crate::policy) fn locked_policy(policy: &str, lock: &str) -> Result<PolicySet, LoadError> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("models.lock");
+        fs::write(dir.path().join("policy.toml"), policy).unwrap();
+        fs::write(&path, lock).unwrap();
+        PolicySet::from_sources(Sources::read(dir.path(), Some(&path), &EnvLists::default())?)
+    }
 
     fn load(files: &[(&str, &str)]) -> Result<PolicySet, LoadError> {
         let dir = tempfile::tempdir().unwrap();

@@ -82,6 +82,11 @@ impl LoadError {
         self
     }
 
+    pub(super) fn with_remedy(mut self, remedy: &str) -> Self {
+        self.0.remedy = remedy.into();
+        self
+    }
+
     pub(super) fn with_value(mut self, key: &str, value: &str) -> Self {
         self.0.key = key.into();
         self.0.value = value.into();

@@ -160,6 +160,7 @@ impl Merge {
             policy_sha256: self.digest,
             revisions,
             narrowed: None,
+            locked: None,
             files,
             accepted_licenses,
         })
@@ -316,6 +317,7 @@ impl Merge {
                 policy_sha256: self.digest,
                 revisions: listed_revisions,
                 narrowed: None,
+                locked: None,
                 files: FileRules {
                     deny: Arc::default(),
                     allow: FilePatterns::default(),
@@ -357,6 +359,7 @@ impl Merge {
             files_deny: self.files_deny,
             narrowing: EnvLists::default().narrowing(),
             narrowed: HashMap::new(),
+            lock: None,
             text: String::new(),
             digest: self.digest,
             absence: None,

@@ -8,12 +8,14 @@
 //! 3. [`PolicySet::decide_facts`]: the canonical name, owner, gate and licence, from upstream's answer: [`Approved`];
 //! 4. [`Rule::decide_file`]: each file.
 //!
-//! What operators decided since (approvals, withdrawals) is merged in as an [`Overlay`].
+//! What operators decided since (approvals, withdrawals) is merged in as an [`Overlay`]. A [`Lock`] holds what the rules let
+//! through to what was reviewed.
 //!
 //! Apart from loading a folder ([`PolicyHandle`]) everything here is pure: no network, no store, and the day is an
 //! argument. It never knows who asks or what is stored.
 
 mod check;
+mod code;
 mod config;
 mod denial;
 mod env_lists;
@@ -26,6 +28,7 @@ mod license;
 mod license_id;
 mod load;
 mod load_error;
+mod lock;
 mod merge;
 mod mirror;
 mod overlay;
@@ -36,6 +39,7 @@ mod set;
 mod source;
 
 pub use check::{Finding, Severity, check};
+pub use code::{RunsCode, runs_code};
 pub use config::{PolicyConfig, RefusalForm};
 pub use denial::{Denial, DenialKind};
 pub use env_lists::EnvLists;
@@ -47,6 +51,7 @@ pub use handle::{PolicyHandle, Reload, today};
 pub use license::{Claim, LicenseClaims, LicenseFound, LicenseSource};
 pub use license_id::LicenseId;
 pub use load_error::LoadError;
+pub use lock::{Change, FileChange, Lock, LockChange, Locked, LockedFile, is_same_ref};
 pub use mirror::{Mirror, Selection, SelectionError};
 pub use overlay::{APPROVAL, DeniedThing, ExtraAllow, ExtraDeny, Overlay, WITHDRAWAL};
 pub use rule::{HookDemand, Ranges, RevisionVerdict, Rule};

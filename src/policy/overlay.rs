@@ -135,7 +135,7 @@ fn line(text: &mut String, key: &str, value: &str) {
 }
 
 /// A TOML string on one line, whatever stands in it.
-fn quoted(text: &str) -> String {
+pub(super) fn quoted(text: &str) -> String {
     let mut quoted = String::from("\"");
     for c in text.chars() {
         match c {
@@ -236,9 +236,9 @@ pub(super) mod tests {
         let denials = vec![withdrawal(DeniedThing::Content(content)), second];
         let set = with(folder, &Overlay { approvals: Vec::new(), denials });
         let repo = "acme/x".parse().unwrap();
-        assert!(set.denies_contents());
-        assert_eq!(set.decide_content(&repo, &content).unwrap_err().rule(), Some("withdrawal:1"));
-        assert!(set.decide_content(&repo, &Sha256::of(b"good")).is_ok());
+        assert!(!set.denied_contents.is_empty());
+        assert_eq!(set.decide_digest(&repo, &content).unwrap_err().rule(), Some("withdrawal:1"));
+        assert!(set.decide_digest(&repo, &Sha256::of(b"good")).is_ok());
         assert_eq!(set.decide_commit(&repo, commit()).unwrap_err().kind(), DenialKind::DenyRule);
         assert!(set.decide_commit(&repo, "1".repeat(40).parse().unwrap()).is_ok());
     }

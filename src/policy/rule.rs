@@ -8,9 +8,10 @@ use super::{
     denial::{Denial, DenialKind},
     files::FileRules,
     license_id::LicenseId,
-    pattern::{RefPatterns, is_special_ref, ref_name},
+    lock::LockedRepo,
+    pattern::{RefPatterns, is_literal, is_special_ref, ref_name},
 };
-use crate::hub::{Commit, RepoKind, Revision, Sha256};
+use crate::hub::{Commit, Repo, RepoKind, Revision, Sha256};
 
 /// Days before `expires` from which a rule warns.
 const WARNING_DAYS: i64 = 30;
@@ -49,6 +50,8 @@ pub struct Rule {
     pub(super) revisions: Option<RefPatterns>,
     /// The revisions that `HF_REPOS` names for this repo.
     pub(super) narrowed: Option<RefPatterns>,
+    /// What the lock has of the one repo that this is the rule for.
+    pub(super) locked: Option<LockedRepo>,
     pub(super) files: FileRules,
     pub(super) accepted_licenses: Vec<LicenseId>,
 }
@@ -80,7 +83,7 @@ pub enum HookDemand {
 pub enum RevisionVerdict {
     /// Served: resolve it upstream or in the store as it is.
     Allowed,
-    /// A branch or a tag, or a short spelling of the pin: means this commit.
+    /// A branch or a tag, or a short spelling of the pin or a locked commit: means this commit.
     PinnedTo(Commit),
     /// A sha, or a name that git may read as one. Served only if its commit is stored under this repo, or lies in the
     /// history of a branch or tag that [`Rule::allows_ref`] allows, or if the origin lists a branch or tag of exactly
@@ -91,17 +94,19 @@ pub enum RevisionVerdict {
 
 impl Rule {
     /// What this rule says of a revision. Under a pin, branches and tags mean the pinned commit and any other sha is
-    /// refused; `refs/pr/*` and `refs/convert/*` are served only where `revisions` names them.
+    /// refused; `refs/pr/*` and `refs/convert/*` are served only where `revisions` names them. Under a lock each revision
+    /// means what was locked for it, and there are no others.
     pub fn decide_revision(&self, revision: &Revision) -> Result<RevisionVerdict, Denial> {
         let text = revision.as_str();
+        if self.is_locked() {
+            return self.decide_locked_revision(revision);
+        }
         if let Some(commit) = revision.as_commit() {
             return match self.pin {
                 Some(pin) if pin == commit => Ok(RevisionVerdict::Allowed),
                 Some(pin) => Err(self.not_the_pin(text, pin)),
                 None if self.names_literally(text) => Ok(RevisionVerdict::Allowed),
-                None if self.narrowed.as_ref().is_some_and(|list| list.are_commits() && !list.name_literally(text)) => {
-                    Err(self.not_allowed(text))
-                }
+                None if !self.may_name_sha(text) => Err(self.not_allowed(text)),
                 None => Ok(RevisionVerdict::NeedsHistory),
             };
         }
@@ -138,6 +143,11 @@ impl Rule {
             && self.narrowed.as_ref().is_none_or(|patterns| patterns.name_literally(name))
     }
 
+    /// Whether a sha may be served at all: `HF_REPOS` may name the only ones.
+    pub(super) fn may_name_sha(&self, sha: &str) -> bool {
+        self.narrowed.as_ref().is_none_or(|list| !list.are_commits() || list.name_literally(sha))
+    }
+
     /// The refusal of a sha for which [`RevisionVerdict::NeedsHistory`] was said and nothing was found.
     pub fn outside_history(&self, revision: &Revision) -> Denial {
         let reason = format!("commit {revision} is in the history of no allowed branch or tag of {}", self.repo);
@@ -158,7 +168,7 @@ impl Rule {
         self.deny(DenialKind::Pinned, &reason, &format!("Ask for {pin}, or for the pin to be moved after a review"))
     }
 
-    fn not_allowed(&self, revision: &str) -> Denial {
+    pub(super) fn not_allowed(&self, revision: &str) -> Denial {
         let named = |what: &str, patterns: &Option<RefPatterns>| match patterns {
             Some(patterns) => format!("; {what}: {}", patterns.patterns().join(" ")),
             None => String::new(),
@@ -205,6 +215,18 @@ impl Rule {
     /// The patterns over branches and tags, as written; `None` means all of them.
     pub fn revisions(&self) -> Option<&[String]> {
         self.revisions.as_ref().map(RefPatterns::patterns)
+    }
+
+    /// The one repo that it names in full, if it does.
+    pub fn named_repo(&self) -> Option<Repo> {
+        is_literal(&self.repo).then(|| Repo::new(self.kind, &self.repo).ok())?
+    }
+
+    /// The revisions that it names in full; `main` where it names none and allows that.
+    pub fn named_revisions(&self) -> Vec<Revision> {
+        let literal = self.revisions().unwrap_or_default().iter().filter(|name| is_literal(name));
+        let named: Vec<Revision> = literal.filter_map(|name| name.parse().ok()).collect();
+        if named.is_empty() && self.allows_ref("main") { vec![Revision::main()] } else { named }
     }
 
     /// Licences that this rule accepts beyond those that the policy allows everywhere.

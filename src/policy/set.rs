@@ -8,6 +8,7 @@ use super::{
     denial::{Denial, DenialKind},
     env_lists::Narrowing,
     license::LicensePolicy,
+    lock::Lock,
     mirror::Mirror,
     pattern::RepoPatterns,
     rule::Rule,
@@ -27,12 +28,22 @@ pub struct PolicySet {
     pub(super) allow_names: PerKind<RepoPatterns>,
     pub(super) deny_names: PerKind<RepoPatterns>,
     pub(super) narrowing: Narrowing,
-    /// Rules of exact repos that `HF_REPOS` limits to some revisions.
+    /// Rules as they hold for single repos: those that `HF_REPOS` limits to some revisions, and locked ones.
     pub(super) narrowed: HashMap<(RepoKind, String), Arc<Rule>>,
+    pub(super) lock: Option<LockInForce>,
     pub(super) text: String,
     pub(super) digest: Sha256,
     /// Why there is no rule at all, where the folder is missing or empty.
     pub(super) absence: Option<String>,
+}
+
+/// A lock with its text.
+#[derive(Debug)]
+pub(super) struct LockInForce {
+    pub(super) lock: Lock,
+    pub(super) text: String,
+    /// The text's digest.
+    pub(super) sha256: Sha256,
 }
 
 /// One `[[deny]]` of the policy.
@@ -113,7 +124,9 @@ impl PolicySet {
         }
         match self.decide_repo(canonical, today) {
             Ok(canonical_rule) => Ok(canonical_rule),
-            Err(denial) if denial.kind() == DenialKind::NoRule && is_hubs_own_move(asked, canonical) => Ok(rule),
+            Err(denial) if denial.kind() == DenialKind::NoRule && is_hubs_own_move(asked, canonical) => {
+                Ok(self.with_lock_of(rule, canonical))
+            }
             Err(denial) => Err(Denial::new(
                 if denial.kind() == DenialKind::NoRule { DenialKind::Renamed } else { denial.kind() },
                 denial.rule().or(Some(&rule.name)),
@@ -145,13 +158,8 @@ impl PolicySet {
         ))
     }
 
-    /// Whether any content is denied by its digest: if not, nobody need find out digests for [`Self::decide_content`].
-    pub fn denies_contents(&self) -> bool {
-        !self.denied_contents.is_empty()
-    }
-
     /// Refuses content that a deny rule names, whatever its file is called.
-    pub fn decide_content(&self, repo: &Repo, sha256: &Sha256) -> Result<(), Denial> {
+    pub(super) fn decide_digest(&self, repo: &Repo, sha256: &Sha256) -> Result<(), Denial> {
         let Some(deny) = self.denied_contents.get(sha256) else { return Ok(()) };
         Err(Denial::new(
             DenialKind::DenyRule,
@@ -183,7 +191,7 @@ impl PolicySet {
     }
 
     /// All files with their names and lengths, in the order of their names, as it is stored under
-    /// `policies/<digest>`.
+    /// `policies/<digest>`. Of a lock it has the digest, under which its own text is stored beside it.
     pub fn text(&self) -> &str {
         &self.text
     }

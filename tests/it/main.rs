@@ -14,6 +14,7 @@ mod http_errors;
 mod http_files;
 mod hygiene;
 mod limits;
+mod lock;
 mod manifest;
 mod metrics;
 mod mirror;

@@ -34,7 +34,7 @@ use crate::{
     gateway::tasks::Tasks,
     hub::{BlobId, GitOid, Repo, Sha256},
     manifest::NewRecord,
-    policy::{Denial, PolicySet},
+    policy::{Denial, PolicySet, Rule},
     store, upstream,
 };
 
@@ -91,6 +91,8 @@ pub(crate) struct Order {
     pub(crate) verified_only: bool,
     /// The policy that allowed it, whose text is kept with the manifest.
     pub(crate) policy: Arc<PolicySet>,
+    /// The rule that did.
+    pub(crate) rule: Arc<Rule>,
     /// The manifest record of the file that was asked for; its sha256 is filled in when it is known.
     pub(crate) record: NewRecord,
     /// Where to fetch.
@@ -108,7 +110,7 @@ pub(crate) enum FillEnd {
     Stored(Sha256),
     /// Not what the origin had announced. Nothing was stored.
     Rejected(Sha256),
-    /// What it was announced to be, which a deny rule names by its digest. Nothing was stored.
+    /// What it was announced to be, which a deny rule names by its digest or a lock has otherwise. Nothing was stored.
     Denied(Box<Denial>),
     /// The origin failed for good.
     Origin(upstream::Error),
@@ -190,6 +192,7 @@ struct State {
 struct Claim {
     record: NewRecord,
     policy: Arc<PolicySet>,
+    rule: Arc<Rule>,
 }
 
 impl Claim {

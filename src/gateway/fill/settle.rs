@@ -9,6 +9,7 @@ use bytes::Bytes;
 
 use super::{Claim, Fill, FillEnd, FillKey};
 use crate::{
+    gateway::grant::remember_policy,
     hub::{BlobId, GitHasher, Sha256, Sha256Hasher},
     manifest::Manifest,
     store::{self, Key, PutMode, Stage},
@@ -87,7 +88,9 @@ impl Fill {
     fn decide_content(&self, sha256: Sha256) -> Result<(), FillEnd> {
         self.peek(|state| {
             let claims = state.claims.iter().flatten();
-            claims.map(|claim| claim.policy.decide_content(&claim.record.repo, &sha256)).find_map(Result::err)
+            let decided = claims
+                .map(|Claim { record, policy, rule }| policy.decide_content(rule, &record.repo, &record.path, &sha256));
+            decided.into_iter().find_map(Result::err)
         })
         .map_or(Ok(()), |denial| Err(FillEnd::Denied(Box::new(denial))))
     }
@@ -105,9 +108,9 @@ impl Fill {
             if claims.is_empty() {
                 return Ok(());
             }
-            for Claim { mut record, policy } in claims {
+            for Claim { mut record, policy, .. } in claims {
                 record.sha256 = sha256;
-                manifest.remember_policy(policy.digest(), policy.text()).await.map_err(FillEnd::Manifest)?;
+                remember_policy(manifest, &policy).await.map_err(FillEnd::Manifest)?;
                 manifest.record_stored(record).await.map_err(FillEnd::Manifest)?;
             }
         }

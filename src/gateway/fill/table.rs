@@ -153,7 +153,7 @@ impl Fills {
                 progress: Progress::new(order.size, nothing_unverified),
                 extra: 0,
                 extra_failures: 0,
-                claims: Some(vec![Claim { record: order.record, policy: order.policy }]),
+                claims: Some(vec![Claim { record: order.record, policy: order.policy, rule: order.rule }]),
                 end: None,
                 given_to: BTreeSet::new(),
             }),
@@ -187,7 +187,7 @@ impl Fills {
         let joined = fill.peek(|state| match &mut state.claims {
             Some(claims) => {
                 if !claims.iter().any(|claim| claim.is_of(&order.record)) {
-                    claims.push(Claim { record: order.record, policy: order.policy });
+                    claims.push(Claim { record: order.record, policy: order.policy, rule: order.rule });
                 }
                 true
             }

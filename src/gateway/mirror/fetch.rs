@@ -122,7 +122,7 @@ impl Gateway {
         Ok(fetched)
     }
 
-    async fn bring_reported<'f>(
+    pub(super) async fn bring_reported<'f>(
         &self,
         asker: &Asker,
         plan: &Plan,

@@ -245,7 +245,7 @@ impl Gateway {
 
 /// Why a file does not come in, whatever is stored.
 pub(in crate::gateway) fn left_out(rule: &Rule, node: &TreeNode, selection: &Selection) -> Option<FileState> {
-    match rule.decide_file(&node.path, node.size) {
+    match rule.decide_file(&node.path, node.size, node.blob_id()) {
         FileVerdict::Hidden(denial) => Some(FileState::Withheld(denial.reason().to_owned())),
         _ if !selection.takes(&node.path) => Some(FileState::Excluded),
         FileVerdict::Refused(denial) => Some(FileState::Refused(denial.reason().to_owned())),

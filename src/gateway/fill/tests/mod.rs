@@ -148,6 +148,7 @@ impl Bench {
             size,
             verified_only: false,
             policy: Arc::new(PolicySet::load(std::path::Path::new("/nonexistent")).unwrap()),
+            rule: crate::policy::tests::rule(""),
             record: record(path, size, blob),
             origin: Arc::new(self.script.clone()),
             asked_by: "tester".into(),
