@@ -106,7 +106,7 @@ fn write_text(report: &Report<'_>, out: &mut dyn io::Write) -> io::Result<()> {
         if !*fits {
             writeln!(
                 out,
-                "that is not enough: {kept} bytes are pinned, mirrored or published, {unnamed} are of blobs that nothing \
+                "that is not enough: {kept} bytes are pinned, locked, mirrored or published, {unnamed} are of blobs that nothing \
                  names; raise store.max_size"
             )?;
         }

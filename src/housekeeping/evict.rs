@@ -263,7 +263,7 @@ impl Evictor {
                     let (kept, unnamed) = (ByteSize(end.kept), ByteSize(end.unnamed));
                     tracing::warn!(
                         %max, %stored, %kept, %unnamed,
-                        "store.max_size can't be kept: the rest is pinned, mirrored, published or unrecorded; raise it, \
+                        "store.max_size can't be kept: the rest is pinned, locked, mirrored, published or unrecorded; raise it, \
                          or run `hubgate gc`"
                     );
                 }

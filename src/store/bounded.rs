@@ -160,7 +160,7 @@ impl Room {
         let taken = self.taken();
         let (max, used) = (ByteSize(self.max), ByteSize(taken.stored + taken.reserved));
         let why = if taken.stuck {
-            "the rest is pinned, mirrored, published or not recorded and stays; raise it"
+            "the rest is pinned, locked, mirrored, published or not recorded and stays; raise it"
         } else {
             "it is being made"
         };

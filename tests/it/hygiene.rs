@@ -357,7 +357,7 @@ async fn what_the_mirror_list_or_a_pin_names_is_never_evicted_and_what_does_not_
     assert_eq!(refused.status, 503, "{}", refused.text());
     assert!(!refused.header("retry-after").is_empty());
     let why = refused.header("x-error-message");
-    assert!(why.contains("store.max_size is 9.5 MiB") && why.contains("pinned, mirrored"), "{why}");
+    assert!(why.contains("store.max_size is 9.5 MiB") && why.contains("pinned, locked, mirrored"), "{why}");
     for name in ["a", "b"] {
         assert!(is_stored(gate.root.path(), &hub, name), "{name}");
     }
@@ -370,6 +370,30 @@ async fn what_the_mirror_list_or_a_pin_names_is_never_evicted_and_what_does_not_
         "{:?}",
         refused.headers
     );
+}
+
+#[tokio::test]
+async fn what_a_lock_names_is_never_evicted() {
+    let hub = models().await;
+    let root = std::sync::Arc::new(tempfile::tempdir().unwrap());
+    let lock = root.path().join("models.lock");
+    fs::write(&lock, "version = 1\n").unwrap();
+    let policy = format!("{POLICY}[[allow]]\nrepo = \"acme/a\"\n[[allow]]\nrepo = \"acme/b\"\n");
+    let config = format!("store.max_size = \"10MB\"\npolicy.lock = \"{}\"", lock.display());
+    let gate = Setup::new().policy(&policy).config(&config).on(&root).start(&hub).await;
+    let at = root.path().to_owned();
+    // It asks the stand-in, which runs on this thread.
+    let (code, said, complaint) = tokio::task::spawn_blocking(move || ran(&at, &["lock"])).await.unwrap();
+    assert!(code == 0 && said.contains("2 revisions locked"), "{said}{complaint}");
+    gate.set_policy(&policy).unwrap();
+    for name in ["a", "b"] {
+        assert_eq!(gate.get(&url(name)).await.status, 200);
+    }
+    let refused = gate.get(&url("c")).await;
+    assert!(refused.status == 503 && refused.header("x-error-message").contains("locked"), "{:?}", refused.headers);
+    for name in ["a", "b"] {
+        assert!(is_stored(gate.root.path(), &hub, name), "{name}");
+    }
 }
 
 #[tokio::test]

@@ -160,8 +160,10 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read_back() {
-        let odd =
-            Locked { canonical: Some("acme/new".parse().unwrap()), ..locked("spaces/acme/old", "refs/pr/1", TWO) };
+        let odd = Locked {
+            canonical: Some("spaces/acme/new".parse().unwrap()),
+            ..locked("spaces/acme/old", "refs/pr/1", TWO)
+        };
         let mut known = locked("gpt2", ONE, ONE);
         known.files.insert(
             "a \"quoted\" name.json".parse().unwrap(),
