@@ -81,7 +81,7 @@ enum Command {
     Manifest(manifest::ManifestCommand),
     /// Proves offline that log, index, snapshots and blobs agree; exit code 1 if they don't.
     Verify(store::VerifyArgs),
-    /// Says what the store no longer needs: blobs that nothing names, leftovers; --apply removes it.
+    /// Says what the store no longer needs: blobs that nothing names, leftovers, old jobs; --apply removes it.
     Gc(gc::GcArgs),
     /// Publishes plain copies for workloads that read the bucket themselves: of `publish.repos`, or of those named.
     Publish(publish::PublishArgs),
@@ -290,6 +290,7 @@ where
     let _logs = quiet_logs(loaded, filter)?;
     runtime()?.block_on(async {
         let core = std::sync::Arc::new(Core::build(loaded).await?);
+        core.check_layout().await?;
         // What was withdrawn is withdrawn for commands, too.
         core.admin.refresh().await.context("what admins decided").map_err(Failure::Failed)?;
         let following = tokio::spawn(core.admin.clone().follow(CancellationToken::new()));

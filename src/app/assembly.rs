@@ -81,15 +81,17 @@ impl Core {
             warn!(warning, "store");
         }
         let writer = WriterId::new();
-        // Boxed: it is large, and stands here twice.
-        let build = || Box::pin(store::build(&config.store, &config.spool, writer.as_str()));
+        // Boxed, since they are large.
         let built = |store: store::Result<Arc<dyn Store>>| store.map_err(|error| store_error(&error));
         let store: Arc<dyn Store> = match dry_run {
-            false => built(build().await)?,
+            false => built(Box::pin(store::build(&config.store, &config.spool, writer.as_str())).await)?,
             true if config.store.kind == StoreKind::Local && !config.store.local.path.exists() => {
                 Arc::new(DryRun::over(None))
             }
-            true => Arc::new(DryRun::over(Some(built(build().await)?))),
+            true => {
+                let beneath = Box::pin(store::build_to_read(&config.store, &config.spool)).await;
+                Arc::new(DryRun::over(Some(built(beneath)?)))
+            }
         };
         let (store, store_health) = store::watched(store);
         let (store, room) = match config.store.max_size {
@@ -162,6 +164,14 @@ impl Core {
             warn!(warning, "store");
         }
         Ok(())
+    }
+
+    /// Refuses a store whose layout is not known, and writes nothing.
+    ///
+    /// # Errors
+    /// That, or a store that can't be read.
+    pub async fn check_layout(&self) -> Result<(), StartError> {
+        store::check_layout(&*self.store).await.map(drop).map_err(|error| store_error(&error))
     }
 
     /// Waits for what is under way, at most until `deadline`, and for the manifest's last records.

@@ -95,7 +95,7 @@ pub(super) async fn open_store(
         }
     }
     loop {
-        match stop.run_until_cancelled(store.sweep()).await {
+        match stop.run_until_cancelled(store.sweep(true)).await {
             None => return,
             Some(Ok(0)) => {}
             Some(Ok(leftovers)) => info!(leftovers, "removed what dead writers left in the store"),

@@ -53,7 +53,7 @@ pub struct Collected {
     pub waiting_until: Option<OffsetDateTime>,
     /// Unnamed blobs that are younger than seven days.
     pub young: u64,
-    /// Staging files and uploads of dead writers that were removed; looked for only if applied.
+    /// Staging files and uploads of dead writers: removed, if applied.
     pub leftovers: u64,
 }
 
@@ -128,8 +128,8 @@ pub async fn run(store: &dyn Store, apply: bool) -> Result<Collected> {
     store.put(&Key::gc_candidates(), Bytes::from(text), PutMode::Overwrite).await?;
     if apply {
         remove_claims(store, now).await?;
-        found.leftovers = store.sweep().await?;
     }
+    found.leftovers = store.sweep(apply).await?;
     Ok(found)
 }
 

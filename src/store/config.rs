@@ -170,3 +170,12 @@ pub async fn build(config: &StoreConfig, spool: &SpoolConfig, writer: &str) -> R
         StoreKind::S3 => Ok(Arc::new(S3Store::create(&config.s3, spool, writer).await?)),
     }
 }
+
+/// Builds the store that is configured for who only reads it: nothing is made, neither in a directory, which must be
+/// there, nor beside a bucket. What would write to a directory is an error.
+pub async fn build_to_read(config: &StoreConfig, spool: &SpoolConfig) -> Result<Arc<dyn Store>> {
+    match config.kind {
+        StoreKind::Local => Ok(Arc::new(LocalStore::open_to_read(&config.local).await?)),
+        StoreKind::S3 => Ok(Arc::new(S3Store::open_to_read(&config.s3, spool).await?)),
+    }
+}

@@ -132,7 +132,7 @@ impl Store for DryRun {
         Ok(Probe::default())
     }
 
-    async fn sweep(&self) -> Result<u64> {
+    async fn sweep(&self, _: bool) -> Result<u64> {
         Ok(0)
     }
 }

@@ -42,10 +42,12 @@ use crate::{
 };
 
 pub use bounded::{MakesRoom, Room, bounded};
-pub use config::{LocalConfig, S3Config, ServerSideEncryption, SpoolConfig, StoreConfig, StoreKind, build};
+pub use config::{
+    LocalConfig, S3Config, ServerSideEncryption, SpoolConfig, StoreConfig, StoreKind, build, build_to_read,
+};
 pub use dry_run::DryRun;
 pub use key::{Key, Prefix};
-pub use layout::open_layout;
+pub use layout::{check_layout, open_layout};
 pub use published::{CATALOGUE, Copied, CopyFacts, MARKER, PublishPrefix};
 pub use watched::{StoreHealth, watched};
 
@@ -97,8 +99,8 @@ pub trait Store: std::fmt::Debug + Send + Sync + 'static {
     }
 
     /// Removes what dead writers left behind (staging files, unfinished uploads) longer than 24 h ago,
-    /// never a live one's. Returns how many leftovers went.
-    async fn sweep(&self) -> Result<u64>;
+    /// never a live one's. Without `apply` it removes nothing. Returns how many leftovers went, or would.
+    async fn sweep(&self, apply: bool) -> Result<u64>;
 }
 
 /// A blob on its way into the store: a file that is written at any offset and read by others while it

@@ -17,6 +17,8 @@ use rustix::{
 };
 use uuid::Uuid;
 
+use super::{Error, ErrorKind};
+
 /// The folder of all staging folders, below the store's or the spool's own.
 const FOLDER: &str = ".staging";
 
@@ -29,6 +31,24 @@ const LOCK: &str = "lock";
 /// Whether a key or a name at the top of the store is the store's own business.
 pub(super) fn is_hidden(name: &str) -> bool {
     name.starts_with('.')
+}
+
+/// Takes part in the lock that all processes share, where there is one, and makes nothing: for who only reads.
+/// [`io::ErrorKind::ResourceBusy`] while another process is alone here.
+pub(super) fn visit(root: &Path) -> io::Result<Option<File>> {
+    match File::open(root.join(IN_USE)) {
+        Ok(in_use) => {
+            lock(&in_use, FlockOperation::NonBlockingLockShared)?;
+            Ok(Some(in_use))
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Says no to who would write to a store that was opened to be read.
+pub(super) fn only_read() -> Error {
+    Error::new(ErrorKind::Other("the store was opened to be read only".into()))
 }
 
 /// The staging folder of this process.
@@ -84,23 +104,23 @@ impl Staging {
         Ok((StagedPath { path, is_published: false, _staging: self.clone() }, file))
     }
 
-    /// Removes the folders whose process is gone and in which nothing happened for `age`. Returns how many
-    /// files they held.
-    pub(super) fn sweep(&self, age: Duration) -> io::Result<u64> {
-        let mut removed = 0;
+    /// Removes the folders whose process is gone and in which nothing happened for `age`; without `apply`, only looks
+    /// for them. Returns how many files they hold.
+    pub(super) fn sweep(&self, age: Duration, apply: bool) -> io::Result<u64> {
+        let mut found = 0;
         for folder in fs::read_dir(&self.all)? {
             let folder = folder?.path();
             if folder == self.own || !folder.is_dir() {
                 continue;
             }
-            match sweep_folder(&folder, age) {
-                Ok(files) => removed += files,
+            match sweep_folder(&folder, age, apply) {
+                Ok(files) => found += files,
                 // Another process sweeps too.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => return Err(error),
             }
         }
-        Ok(removed)
+        Ok(found)
     }
 }
 
@@ -118,9 +138,14 @@ fn lock(file: &File, operation: FlockOperation) -> io::Result<()> {
     }
 }
 
-fn sweep_folder(folder: &Path, age: Duration) -> io::Result<u64> {
-    let lock = OpenOptions::new().write(true).create(true).truncate(false).open(folder.join(LOCK))?;
-    match lock.try_lock() {
+fn sweep_folder(folder: &Path, age: Duration, apply: bool) -> io::Result<u64> {
+    let lock = match OpenOptions::new().write(true).create(apply).truncate(false).open(folder.join(LOCK)) {
+        Ok(lock) => Some(lock),
+        // Nobody can hold what is not there.
+        Err(error) if error.kind() == io::ErrorKind::NotFound && !apply => None,
+        Err(error) => return Err(error),
+    };
+    match lock.as_ref().map_or(Ok(()), File::try_lock) {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => return Ok(0),
         Err(TryLockError::Error(error)) => return Err(error),
@@ -135,7 +160,9 @@ fn sweep_folder(folder: &Path, age: Duration) -> io::Result<u64> {
     if SystemTime::now().duration_since(newest).unwrap_or_default() < age {
         return Ok(0);
     }
-    fs::remove_dir_all(folder)?;
+    if apply {
+        fs::remove_dir_all(folder)?;
+    }
     Ok(files)
 }
 

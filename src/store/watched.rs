@@ -151,8 +151,8 @@ impl Store for Watched {
         self.store.take_alone().await
     }
 
-    async fn sweep(&self) -> Result<u64> {
-        self.store.sweep().await
+    async fn sweep(&self, apply: bool) -> Result<u64> {
+        self.store.sweep(apply).await
     }
 }
 

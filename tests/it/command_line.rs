@@ -232,3 +232,29 @@ fn a_new_token_is_printed_once_with_the_line_that_lets_it_in() {
         assert_eq!(ran(folder.path(), bad).0, 2, "{bad:?}");
     }
 }
+
+#[test]
+fn a_store_of_another_layout_is_left_as_it_is_by_every_command() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = folder.path().join("hubgate-data");
+    std::fs::create_dir_all(folder.path().join("policy")).unwrap();
+    std::fs::create_dir(&store).unwrap();
+    std::fs::write(store.join("layout.json"), "{\"layout\":2}").unwrap();
+    std::fs::write(folder.path().join("config.toml"), "publish.prefix = \"mirror\"").unwrap();
+    for command in [
+        &["publish", "acme/tiny"][..],
+        &["publish", "--unpublish", "acme/tiny"],
+        &["withdraw", "acme/tiny", "--reason", "bad", "--purge"],
+        &["sync", "--repo", "acme/tiny"],
+        &["gc", "--apply"],
+        &["verify", "--repair"],
+        &["manifest", "list"],
+    ] {
+        let (code, said, complaint) = ran(folder.path(), command);
+        assert_eq!((code, said.as_str()), (2, ""), "{command:?}: {complaint}");
+        assert!(complaint.contains("this store has layout 2, and this hubgate knows layout 1"), "{complaint}");
+        let left = std::fs::read_dir(&store).unwrap().map(|entry| entry.unwrap().path());
+        let left: Vec<_> = left.filter(|path| path.is_file()).filter(|path| !path.ends_with(".in-use")).collect();
+        assert_eq!(left, [store.join("layout.json")], "{command:?}");
+    }
+}

@@ -246,8 +246,8 @@ impl Store for Dying {
     async fn probe(&self) -> store::Result<Probe> {
         self.inner.probe().await
     }
-    async fn sweep(&self) -> store::Result<u64> {
-        self.inner.sweep().await
+    async fn sweep(&self, apply: bool) -> store::Result<u64> {
+        self.inner.sweep(apply).await
     }
 }
 

@@ -380,7 +380,7 @@ async fn a_dropped_stage_leaves_nothing(place: &Place) {
             drop(stage);
         }
     }
-    assert_eq!(store.sweep().await.unwrap(), 0, "what is new is not swept, it is gone");
+    assert_eq!(store.sweep(true).await.unwrap(), 0, "what is new is not swept, it is gone");
     assert!(names(&*store, &Prefix::all()).await.is_empty());
     // All of 256 MiB of the spool is free again.
     drop(store.stage(256 * MIB as u64, None).await.unwrap());
@@ -393,8 +393,8 @@ async fn sweeping_never_takes_a_live_ones_work(place: &Place) {
     let mut stage = store.stage(bytes.len() as u64, Some(sha256)).await.unwrap();
     stage.file().write_all_at(&bytes, 0).unwrap();
     stage.advance(bytes.len() as u64).await.unwrap();
-    assert_eq!(place.open_as("sweeper").await.sweep().await.unwrap(), 0);
-    assert_eq!(store.sweep().await.unwrap(), 0);
+    assert_eq!(place.open_as("sweeper").await.sweep(true).await.unwrap(), 0);
+    assert_eq!(store.sweep(true).await.unwrap(), 0);
     stage.commit(sha256).await.unwrap();
     assert!(read(&*store, &Key::blob(&sha256), None).await.unwrap() == bytes);
 }
@@ -500,7 +500,7 @@ async fn a_copy_of_what_is_not_there_is_an_error_and_leaves_nothing(place: &Plac
         assert!(store.head(&key).await.unwrap().is_none());
     }
     // The abort of the upload goes on behind; a sweep waits for it.
-    store.sweep().await.unwrap();
+    store.sweep(true).await.unwrap();
     assert!(names(&*store, &Prefix::uploads()).await.is_empty());
 }
 
@@ -520,9 +520,14 @@ mod behind_the_bucket {
         std::mem::forget(stage);
         let sweeper = place.open().await;
         assert_eq!(names(&*sweeper, &Prefix::uploads()).await.len(), 1);
-        assert_eq!(sweeper.sweep().await.unwrap(), 0, "it may be alive");
+        assert_eq!(sweeper.sweep(true).await.unwrap(), 0, "it may be alive");
         place.server.as_ref().unwrap().age_uploads();
-        assert_eq!(sweeper.sweep().await.unwrap(), 1);
+        assert_eq!(sweeper.sweep(false).await.unwrap(), 1);
+        assert_eq!(
+            (place.server.as_ref().unwrap().uploads(), names(&*sweeper, &Prefix::uploads()).await.len()),
+            (1, 1)
+        );
+        assert_eq!(sweeper.sweep(true).await.unwrap(), 1);
         assert!(names(&*sweeper, &Prefix::all()).await.is_empty());
     }
 
@@ -544,10 +549,12 @@ mod behind_the_bucket {
         assert_eq!((server.uploads(), names(&*store, &Prefix::uploads()).await.len()), (2, 2));
         server.age_uploads();
         // Where uploads are not listed, nobody can tell that nothing is left.
-        assert_eq!(store.sweep().await.unwrap(), 0);
+        assert_eq!(store.sweep(true).await.unwrap(), 0);
         assert_eq!((server.uploads(), names(&*store, &Prefix::uploads()).await.len()), (2, 2));
         server.list_uploads();
-        assert_eq!(store.sweep().await.unwrap(), 2);
+        assert_eq!(store.sweep(false).await.unwrap(), 2, "each is counted once");
+        assert_eq!((server.uploads(), names(&*store, &Prefix::uploads()).await.len()), (2, 2));
+        assert_eq!(store.sweep(true).await.unwrap(), 2);
         assert_eq!((server.uploads(), names(&*store, &Prefix::uploads()).await.len()), (0, 0));
     }
 
@@ -576,7 +583,7 @@ mod behind_the_bucket {
         // All old, as of an upload that goes on for days; only this process knows that it lives.
         server.age_uploads();
         server.list_uploads();
-        assert_eq!(store.sweep().await.unwrap(), 1);
+        assert_eq!(store.sweep(true).await.unwrap(), 1);
         assert_eq!(server.uploads(), 1);
         stage.commit(Sha256::of(&bytes)).await.unwrap();
         assert!(read(&*other, &Key::blob(&Sha256::of(&bytes)), None).await.unwrap() == bytes);
@@ -592,7 +599,7 @@ mod behind_the_bucket {
         stage.advance(bytes.len() as u64).await.unwrap();
         drop(stage);
         // It waits for what is still being aborted.
-        assert_eq!(store.sweep().await.unwrap(), 0);
+        assert_eq!(store.sweep(true).await.unwrap(), 0);
         assert_eq!(place.server.as_ref().unwrap().large_files(), 0);
     }
 

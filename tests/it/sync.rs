@@ -3,13 +3,18 @@
 use std::{
     collections::BTreeMap,
     fs,
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
 
 use hub_standin::{Class, Content, Fault, FaultKind, NewCommit, Origin, RepoBuilder, Standin};
+use hubgate::store::{self, LocalConfig, SpoolConfig, StoreConfig};
 use serde_json::Value;
-use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::{
+    io::{AsyncBufReadExt as _, BufReader, Lines},
+    process::{Child, ChildStderr},
+};
 
 use crate::support::{
     process::{Process, hubgate, set_up},
@@ -69,6 +74,30 @@ fn contents(folder: &Path) -> BTreeMap<PathBuf, Option<Vec<u8>>> {
         }
     }
     found
+}
+
+/// When each file and folder below a folder was last changed in any way, itself too: a file that came and went shows.
+fn changes(folder: &Path) -> BTreeMap<PathBuf, (i64, i64)> {
+    let when = |path: &Path| {
+        let metadata = path.metadata().unwrap();
+        (metadata.ctime(), metadata.ctime_nsec())
+    };
+    let below = contents(folder).into_keys().map(|path| (path.clone(), when(&path)));
+    below.chain([(folder.to_owned(), when(folder))]).collect()
+}
+
+/// A sync of [`big`] that has fetched its small files and stands in the middle of the large one, and what it says.
+async fn stalled(hub: &Standin, root: &Path) -> (Child, Lines<BufReader<ChildStderr>>) {
+    let stall = FaultKind::StallAfter { bytes: 4_000_000, ms: None };
+    hub.fault(Fault::new(stall).path("acme/big/model.safetensors").origin(Origin::Cdn));
+    let mut command = tokio::process::Command::from(sync(root, &["--repo", "acme/big"]));
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    for _ in 0..6 {
+        let line = lines.next_line().await.unwrap().unwrap();
+        assert!(line.contains("fetched"), "{line}");
+    }
+    (child, lines)
 }
 
 /// Requests for files.
@@ -146,32 +175,41 @@ async fn a_dry_run_says_all_of_it_and_changes_not_one_byte() {
     // Over a store that has something.
     assert_eq!(synced(root.path(), &["--repo", "acme/tiny"]).await.code, 0);
     let store = root.path().join("store");
-    let before = contents(&store);
+    let (before, unchanged) = (contents(&store), changes(&store));
     let csv = fs::read(root.path().join("data/manifest.csv")).unwrap();
     let dry = synced(root.path(), &["--dry-run", "--json", "--repo", "acme/tiny", "--repo", "acme/big"]).await;
     assert_eq!(dry.code, 0, "{}", dry.complaints);
-    assert_eq!(contents(&store), before);
+    assert_eq!((contents(&store), changes(&store)), (before, unchanged));
     assert_eq!(fs::read(root.path().join("data/manifest.csv")).unwrap(), csv);
     let said = dry.json();
     assert_eq!((&said["dry_run"], &said["repos"][0]["plan"]["missing"]["files"]), (&true.into(), &0.into()));
     assert_eq!(said["repos"][1]["plan"]["missing"]["files"], 7);
     assert!(said["total"]["to_fetch"]["bytes"].as_u64().unwrap() > BIG, "{said:#}");
     assert_eq!(hub.counters().file_bytes("acme/big/model.safetensors"), 0);
+
+    // Over one that was copied here, without what processes leave in a directory that they share.
+    fs::remove_dir(store.join(".staging")).unwrap();
+    fs::remove_file(store.join(".in-use")).unwrap();
+    let before = changes(&store);
+    let dry = synced(root.path(), &["--dry-run", "--repo", "acme/tiny"]).await;
+    assert_eq!((dry.code, changes(&store)), (0, before), "{}", dry.complaints);
+    // Over one that gc has for itself.
+    let config = StoreConfig { local: LocalConfig { path: store.clone() }, ..StoreConfig::default() };
+    let alone = store::build(&config, &SpoolConfig::default(), "gc").await.unwrap();
+    alone.take_alone().await.unwrap();
+    let dry = synced(root.path(), &["--dry-run", "--repo", "acme/tiny"]).await;
+    assert!(
+        dry.code == 1 && dry.complaints.contains("for itself; start again when it has ended"),
+        "{}",
+        dry.complaints
+    );
 }
 
 #[tokio::test]
 async fn killed_in_the_middle_only_what_is_missing_is_fetched_by_the_next_run() {
     let hub = Standin::builder().repo(big()).start().await;
     let root = set_up(&hub, "");
-    let stall = FaultKind::StallAfter { bytes: 4_000_000, ms: None };
-    hub.fault(Fault::new(stall).path("acme/big/model.safetensors").origin(Origin::Cdn));
-    let mut command = tokio::process::Command::from(sync(root.path(), &["--repo", "acme/big"]));
-    let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
-    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
-    for _ in 0..6 {
-        let line = lines.next_line().await.unwrap().unwrap();
-        assert!(line.contains("fetched"), "{line}");
-    }
+    let (mut child, _) = stalled(&hub, root.path()).await;
     child.kill().await.unwrap();
     hub.clear_faults();
     hub.reset_counters();
@@ -188,14 +226,7 @@ async fn told_to_stop_it_ends_at_once_with_a_word_and_leaves_nothing_half_done()
     for signal in [rustix::process::Signal::TERM, rustix::process::Signal::INT] {
         let hub = Standin::builder().repo(big()).start().await;
         let root = set_up(&hub, "");
-        let stall = FaultKind::StallAfter { bytes: 4_000_000, ms: None };
-        hub.fault(Fault::new(stall).path("acme/big/model.safetensors").origin(Origin::Cdn));
-        let mut command = tokio::process::Command::from(sync(root.path(), &["--repo", "acme/big"]));
-        let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
-        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
-        for _ in 0..6 {
-            assert!(lines.next_line().await.unwrap().unwrap().contains("fetched"));
-        }
+        let (mut child, mut lines) = stalled(&hub, root.path()).await;
         let pid = i32::try_from(child.id().unwrap()).unwrap();
         rustix::process::kill_process(rustix::process::Pid::from_raw(pid).unwrap(), signal).unwrap();
         let mut rest = String::new();
@@ -359,6 +390,13 @@ async fn the_plain_mirrors_env_file_is_enough_from_the_hub_through_the_proxy_to_
     assert_eq!(shown.code, 0, "{}", shown.complaints);
     assert!(shown.said.contains("bucket = \"models\"") && !shown.said.contains(secret), "{}", shown.said);
 
+    let dry = run(in_root(&["sync", "--dry-run"])).await;
+    assert_eq!(dry.code, 1, "the gated one is refused: {}{}", dry.said, dry.complaints);
+    let left: Vec<_> = contents(root.path()).into_keys().collect();
+    assert_eq!(left, [root.path().join(".env")], "not even the spool's folder is made");
+    hub.reset_counters();
+    let asked_dry = proxy.asked().len();
+
     let ran = run(in_root(&["sync"])).await;
     assert_eq!(ran.code, 1, "the gated one is refused: {}{}", ran.said, ran.complaints);
     assert!(ran.said.contains("refused or not whole: acme/gated@main\n"), "{}{}", ran.said, ran.complaints);
@@ -366,7 +404,8 @@ async fn the_plain_mirrors_env_file_is_enough_from_the_hub_through_the_proxy_to_
     let csv = fs::read_to_string(root.path().join("data/manifest.csv")).unwrap();
     assert!(csv.contains("acme/tiny,main,") && csv.contains("datasets/acme/table,main,"), "{csv}");
     // The bucket is reached directly, the Hub through the proxy alone.
-    assert_eq!(u64::try_from(proxy.asked().len()).unwrap(), hub.counters().requests, "{:#?}", proxy.asked());
+    let asked = proxy.asked().len() - asked_dry;
+    assert_eq!(u64::try_from(asked).unwrap(), hub.counters().requests, "{:#?}", proxy.asked());
     assert!(hub.requests("GET /acme/tiny/*").iter().any(|asked| asked.header("authorization").is_some()));
     let verified = run(in_root(&["verify"])).await;
     assert_eq!(verified.code, 0, "{}{}", verified.said, verified.complaints);

@@ -63,8 +63,11 @@ pub(super) struct LocalStore {
     /// The directory itself, so that opening a file need not walk to it.
     directory: File,
     folders: Arc<Folders>,
-    staging: Arc<Staging>,
+    /// None in a store that is only read.
+    staging: Option<Arc<Staging>>,
     writer: String,
+    /// Shows who wants to be alone here that a store is read.
+    _visit: Option<File>,
     open_blobs: Cache<Key, OpenFile>,
 }
 
@@ -85,25 +88,36 @@ impl LocalStore {
             let staging = Staging::take(&root, &name)?;
             Ok((root, directory, staging))
         });
-        let (root, directory, staging) = opened.await.map_err(|error| {
-            let path = config.path.display();
-            if error.kind() == io::ErrorKind::ResourceBusy {
-                let problem =
-                    format!("hubgate gc has {path} (store.local.path) for itself; start again when it has ended");
-                return Error::new(ErrorKind::Other(problem));
-            }
-            let problem = format!("store.local.path {path} cannot be used by this user: {error}");
-            Error::new(ErrorKind::Misconfigured(problem)).caused_by(error)
-        })?;
+        let (root, directory, staging) = opened.await.map_err(|error| not_opened(config, error))?;
+        Ok(Self { staging: Some(Arc::new(staging)), writer: writer.to_owned(), ..Self::of(root, directory) })
+    }
+
+    /// Opens a directory that is there, and leaves it as it is: what would write is an error.
+    pub(super) async fn open_to_read(config: &LocalConfig) -> Result<Self> {
+        let root = config.path.clone();
+        let opened = blocking(move || {
+            let root = root.canonicalize()?;
+            Ok((File::open(&root)?, staging::visit(&root)?, root))
+        });
+        let (directory, visit, root) = opened.await.map_err(|error| not_opened(config, error))?;
+        Ok(Self { _visit: visit, ..Self::of(root, directory) })
+    }
+
+    fn of(root: PathBuf, directory: File) -> Self {
         let kept = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX) / 4;
-        Ok(Self {
+        Self {
             folders: Arc::new(Folders::new(root.clone())),
             root,
             directory,
-            staging: Arc::new(staging),
-            writer: writer.to_owned(),
+            staging: None,
+            writer: String::new(),
+            _visit: None,
             open_blobs: Cache::builder().max_capacity(kept.min(KEPT_OPEN)).time_to_live(REUSED_FOR).build(),
-        })
+        }
+    }
+
+    fn staging(&self) -> Result<Arc<Staging>> {
+        self.staging.clone().ok_or_else(staging::only_read)
     }
 
     fn path(&self, key: &Key) -> Result<PathBuf> {
@@ -195,7 +209,7 @@ impl Store for LocalStore {
     }
 
     async fn put(&self, key: &Key, body: Bytes, mode: PutMode) -> Result<PutOutcome> {
-        let (path, staging, folders) = (self.path(key)?, self.staging.clone(), self.folders.clone());
+        let (path, staging, folders) = (self.path(key)?, self.staging()?, self.folders.clone());
         let written = blocking(move || {
             if mode == PutMode::Create && path.exists() {
                 folders.settle(&path)?;
@@ -223,7 +237,7 @@ impl Store for LocalStore {
     }
 
     async fn stage(&self, size: u64, _sha256: Option<Sha256>) -> Result<Box<dyn Stage>> {
-        let staging = self.staging.clone();
+        let staging = self.staging()?;
         let staged = blocking(move || {
             let (staged, file) = staging.new_file()?;
             staging::reserve(&file, size)?;
@@ -246,7 +260,7 @@ impl Store for LocalStore {
 
     async fn copy(&self, blob: &Sha256, to: &Key, _facts: &CopyFacts) -> Result<Copied> {
         let (from, path) = (self.path(&Key::blob(blob))?, self.path(to)?);
-        let (staging, folders) = (self.staging.clone(), self.folders.clone());
+        let (staging, folders) = (self.staging()?, self.folders.clone());
         let copied = blocking(move || copy::copy(&from, &path, &staging, &folders));
         copied.await.map_err(|error| self.failed(to, error))?;
         Ok(Copied::Made)
@@ -267,6 +281,7 @@ impl Store for LocalStore {
     }
 
     async fn delete(&self, key: &Key) -> Result<()> {
+        self.staging()?;
         let path = self.path(key)?;
         // Only the Hub's own names can have a file where a folder was.
         let pruned = key.from_top().map(|_| (self.root.clone(), self.folders.clone()));
@@ -305,7 +320,7 @@ impl Store for LocalStore {
     }
 
     async fn take_alone(&self) -> Result<()> {
-        let staging = self.staging.clone();
+        let staging = self.staging()?;
         blocking(move || staging.take_alone()).await.map_err(|error| {
             if error.kind() != io::ErrorKind::ResourceBusy {
                 return failed(&self.root, error);
@@ -318,10 +333,20 @@ impl Store for LocalStore {
         })
     }
 
-    async fn sweep(&self) -> Result<u64> {
-        let staging = self.staging.clone();
-        blocking(move || staging.sweep(LEFTOVERS_AFTER)).await.map_err(|error| failed(&self.root, error))
+    async fn sweep(&self, apply: bool) -> Result<u64> {
+        let staging = self.staging()?;
+        blocking(move || staging.sweep(LEFTOVERS_AFTER, apply)).await.map_err(|error| failed(&self.root, error))
     }
+}
+
+fn not_opened(config: &LocalConfig, error: io::Error) -> Error {
+    let path = config.path.display();
+    if error.kind() == io::ErrorKind::ResourceBusy {
+        let problem = format!("hubgate gc has {path} (store.local.path) for itself; start again when it has ended");
+        return Error::new(ErrorKind::Other(problem));
+    }
+    let problem = format!("store.local.path {path} cannot be used by this user: {error}");
+    Error::new(ErrorKind::Misconfigured(problem)).caused_by(error)
 }
 
 /// A key's way from the store's directory.

@@ -98,7 +98,9 @@ async fn sweeping_takes_old_leftovers_of_the_dead_and_nothing_else() {
     age(&of_the_living[0]);
 
     let sweeper = store_in(root.path()).await;
-    assert_eq!(sweeper.sweep().await.unwrap(), 1);
+    assert_eq!(sweeper.sweep(false).await.unwrap(), 1);
+    assert!(all.join("dead").join("file").exists(), "only counted");
+    assert_eq!(sweeper.sweep(true).await.unwrap(), 1);
     assert!(!all.join("dead").exists());
     assert!(all.join("just-died").join("file").exists());
     stage.file().write_all_at(b"still here", 0).unwrap();
@@ -170,7 +172,7 @@ fn a_process_starts_while_another_sweeps() {
     std::thread::scope(|scope| {
         let starting = scope.spawn(|| (0..300).try_for_each(|_| Staging::take(root.path(), "new").map(drop)));
         while !starting.is_finished() {
-            sweeper.sweep(LEFTOVERS_AFTER).unwrap();
+            sweeper.sweep(LEFTOVERS_AFTER, true).unwrap();
         }
         starting.join().unwrap().unwrap();
     });

@@ -80,6 +80,15 @@ struct Bucket {
 impl S3Store {
     /// Prepares the client and the spool. The server is not asked anything before the probe.
     pub(super) async fn create(config: &S3Config, spool: &SpoolConfig, writer: &str) -> Result<Self> {
+        Self::with(config, Spool::open(spool, writer).await?, writer).await
+    }
+
+    /// The same for a bucket that is only read: the spool's folder is not made.
+    pub(super) async fn open_to_read(config: &S3Config, spool: &SpoolConfig) -> Result<Self> {
+        Self::with(config, Spool::unmade(spool), "reader").await
+    }
+
+    async fn with(config: &S3Config, spool: Spool, writer: &str) -> Result<Self> {
         let bucket = Bucket {
             client: client::client(config).await?,
             name: config.bucket.as_str().into(),
@@ -92,7 +101,7 @@ impl S3Store {
         };
         Ok(Self {
             uploads: Arc::new(Uploads::new(bucket.clone(), writer)),
-            spool: Arc::new(Spool::open(spool, writer).await?),
+            spool: Arc::new(spool),
             bucket,
             writer: writer.to_owned(),
             whole_copy_max: config.whole_copy_max,
@@ -334,9 +343,9 @@ impl Store for S3Store {
         Ok(probe)
     }
 
-    async fn sweep(&self) -> Result<u64> {
-        let spooled = self.spool.sweep(LEFTOVERS_AFTER).await?;
-        Ok(spooled + self.uploads.sweep(LEFTOVERS_AFTER).await?)
+    async fn sweep(&self, apply: bool) -> Result<u64> {
+        let spooled = self.spool.sweep(LEFTOVERS_AFTER, apply).await?;
+        Ok(spooled + self.uploads.sweep(LEFTOVERS_AFTER, apply).await?)
     }
 }
 

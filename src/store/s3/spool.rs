@@ -25,7 +25,8 @@ const DEAD_AFTER: Duration = Duration::from_mins(1);
 #[derive(Debug)]
 pub(super) struct Spool {
     dir: PathBuf,
-    staging: Arc<Staging>,
+    /// None where the bucket is only read.
+    staging: Option<Arc<Staging>>,
     max_size: u64,
     reserved: AtomicU64,
 }
@@ -50,19 +51,23 @@ impl Spool {
         let opened = blocking(move || {
             fs::create_dir_all(&dir)?;
             let staging = Staging::take(&dir, &writer)?;
-            staging.sweep(DEAD_AFTER)?;
+            staging.sweep(DEAD_AFTER, true)?;
             Ok(staging)
         });
         let staging = opened.await.map_err(|error| {
             let problem = format!("spool.dir {} cannot be used by this user: {error}", config.dir.display());
             Error::new(ErrorKind::Misconfigured(problem)).caused_by(error)
         })?;
-        Ok(Self {
-            dir: config.dir.clone(),
-            staging: Arc::new(staging),
-            max_size: config.max_size.as_u64(),
-            reserved: AtomicU64::new(0),
-        })
+        Ok(Self { staging: Some(Arc::new(staging)), ..Self::unmade(config) })
+    }
+
+    /// A spool into which nothing will be written: no folder is made.
+    pub(super) fn unmade(config: &SpoolConfig) -> Self {
+        Self { dir: config.dir.clone(), staging: None, max_size: config.max_size.as_u64(), reserved: AtomicU64::new(0) }
+    }
+
+    fn staging(&self) -> Result<Arc<Staging>> {
+        self.staging.clone().ok_or_else(staging::only_read)
     }
 
     pub(super) fn max_size(&self) -> u64 {
@@ -71,8 +76,8 @@ impl Spool {
 
     /// A file of `size` bytes, if the spool and the disk have room for it now.
     pub(super) async fn reserve(self: &Arc<Self>, size: u64) -> Result<Spooled> {
+        let staging = self.staging()?;
         let room = self.clone().room(size)?;
-        let staging = self.staging.clone();
         let spooled = blocking(move || {
             let (path, file) = staging.new_file()?;
             staging::reserve(&file, size)?;
@@ -105,9 +110,9 @@ impl Spool {
         }
     }
 
-    pub(super) async fn sweep(&self, age: Duration) -> Result<u64> {
-        let staging = self.staging.clone();
-        Ok(blocking(move || staging.sweep(age)).await?)
+    pub(super) async fn sweep(&self, age: Duration, apply: bool) -> Result<u64> {
+        let staging = self.staging()?;
+        Ok(blocking(move || staging.sweep(age, apply)).await?)
     }
 }
 

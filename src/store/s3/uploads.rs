@@ -223,15 +223,16 @@ impl Uploads {
         self.live.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Aborts what dead processes left `age` ago or longer. Returns how many leftovers went.
-    pub(super) async fn sweep(&self, age: Duration) -> Result<u64> {
+    /// Aborts what dead processes left `age` ago or longer; without `apply`, only looks for it. Returns how many
+    /// leftovers there are.
+    pub(super) async fn sweep(&self, age: Duration, apply: bool) -> Result<u64> {
         // Aborts of our own that are under way would be counted as leftovers.
         self.aborts.close();
         self.aborts.wait().await;
         self.aborts.reopen();
 
         let before = SystemTime::now().checked_sub(age).unwrap_or(SystemTime::UNIX_EPOCH);
-        let mut live: HashSet<String> = self.live().values().cloned().collect();
+        let mut known: HashSet<String> = self.live().values().cloned().collect();
         let mut leftovers = Vec::new();
         let mut intents = self.bucket.list(&Prefix::uploads());
         while let Some(there) = intents.try_next().await? {
@@ -239,19 +240,23 @@ impl Uploads {
             let intent = self.bucket.get(&there.key, INTENT_LIMIT_BYTES).await?;
             let intent: Option<Intent> = intent.and_then(|text| serde_json::from_slice(&text).ok());
             if is_ours || there.modified >= before {
-                live.extend(intent.and_then(|intent| intent.upload_id));
+                known.extend(intent.and_then(|intent| intent.upload_id));
             } else {
                 leftovers.push((there.key, intent));
             }
         }
-        let (mut removed, mut unknown) = (0, 0_u64);
+        let (mut found, mut unknown) = (0, 0_u64);
         for (key, intent) in leftovers {
-            if self.is_over(intent, before, &live).await? {
-                self.bucket.delete(&key).await?;
-                removed += 1;
-            } else {
+            let Some(left) = self.left_of(intent, before, &known).await? else {
                 unknown += 1;
+                continue;
+            };
+            if apply {
+                self.abort_all(&left).await?;
+                self.bucket.delete(&key).await?;
             }
+            known.extend(left.into_iter().map(|(_, id)| id));
+            found += 1;
         }
         if unknown > 0 {
             tracing::warn!(
@@ -261,25 +266,46 @@ impl Uploads {
             );
         }
         let blobs = format!("{}{}", self.bucket.prefix, Prefix::blobs().as_str());
-        Ok(removed + self.sweep_listed(&blobs, before, &live).await?.unwrap_or(0))
+        let listed = self.listed(&blobs, before, &known).await?.unwrap_or_default();
+        if apply {
+            self.abort_all(&listed).await?;
+        }
+        Ok(found + listed.len() as u64)
     }
 
-    /// Aborts what a leftover intent speaks of. Returns whether nothing is left of it for sure.
-    async fn is_over(&self, intent: Option<Intent>, before: SystemTime, live: &HashSet<String>) -> Result<bool> {
+    /// The uploads of which a leftover intent speaks, path and id of each; `None` where that can't be known.
+    async fn left_of(
+        &self,
+        intent: Option<Intent>,
+        before: SystemTime,
+        known: &HashSet<String>,
+    ) -> Result<Option<Vec<(String, String)>>> {
         // What is no intent speaks of nothing.
-        let Some(Intent { key, upload_id }) = intent else { return Ok(true) };
+        let Some(Intent { key, upload_id }) = intent else { return Ok(Some(Vec::new())) };
         let path = self.bucket.path(&Key::listed(key));
         match upload_id {
-            Some(id) => self.abort_id(&path, &id).await.map(|()| true),
+            Some(id) => Ok(Some(vec![(path, id)])),
             // The server's answer with the id was lost, or its process died before.
-            None => Ok(self.sweep_listed(&path, before, live).await?.is_some()),
+            None => self.listed(&path, before, known).await,
         }
     }
 
-    /// Aborts the uploads that the server lists below `path`, began before `before` and are not `live`. `None`
-    /// where it does not list uploads.
-    async fn sweep_listed(&self, path: &str, before: SystemTime, live: &HashSet<String>) -> Result<Option<u64>> {
-        let mut removed = 0;
+    async fn abort_all(&self, uploads: &[(String, String)]) -> Result<()> {
+        for (path, id) in uploads {
+            self.abort_id(path, id).await?;
+        }
+        Ok(())
+    }
+
+    /// Path and id of the uploads that the server lists below `path`, began before `before` and are not `known`.
+    /// `None` where it does not list uploads.
+    async fn listed(
+        &self,
+        path: &str,
+        before: SystemTime,
+        known: &HashSet<String>,
+    ) -> Result<Option<Vec<(String, String)>>> {
+        let mut found = Vec::new();
         let (mut key_marker, mut id_marker) = (None, None);
         loop {
             let listing = self.bucket.client.list_multipart_uploads().bucket(&*self.bucket.name).prefix(path);
@@ -292,15 +318,14 @@ impl Uploads {
             for upload in page.uploads() {
                 let (Some(key), Some(id)) = (upload.key(), upload.upload_id()) else { continue };
                 let is_old = upload.initiated().is_some_and(|begun| super::time(Some(begun)) < before);
-                if is_old && !live.contains(id) {
-                    self.abort_id(key, id).await?;
-                    removed += 1;
+                if is_old && !known.contains(id) {
+                    found.push((key.to_owned(), id.to_owned()));
                 }
             }
             (key_marker, id_marker) =
                 (page.next_key_marker().map(str::to_owned), page.next_upload_id_marker().map(str::to_owned));
             if page.is_truncated() != Some(true) || key_marker.is_none() {
-                return Ok(Some(removed));
+                return Ok(Some(found));
             }
         }
     }

@@ -166,8 +166,8 @@ impl Store for FaultyStore {
         self.inner.probe().await
     }
 
-    async fn sweep(&self) -> Result<u64> {
-        self.inner.sweep().await
+    async fn sweep(&self, apply: bool) -> Result<u64> {
+        self.inner.sweep(apply).await
     }
 }
 
