@@ -15,6 +15,7 @@ use crate::{
         Evicted,
         gc::{self, Collected},
     },
+    jobs::Expired,
     store::open_layout,
 };
 
@@ -35,6 +36,7 @@ pub(super) struct GcArgs {
 struct Report<'a> {
     #[serde(flatten)]
     collected: &'a Collected,
+    expired_jobs: &'a [Expired],
     #[serde(skip_serializing_if = "Option::is_none")]
     evicted: Option<&'a Evicted>,
 }
@@ -56,7 +58,8 @@ pub(super) fn run(loaded: &Loaded, args: &GcArgs) -> Done {
             Some(evictor) if args.evict => Some(evictor.evict(0, args.apply).await.map_err(Wrapped)?),
             _ => None,
         };
-        let report = Report { collected: &collected, evicted: evicted.as_ref() };
+        let expired_jobs = core.jobs.expired(args.apply).await.map_err(Wrapped)?;
+        let report = Report { collected: &collected, expired_jobs: &expired_jobs, evicted: evicted.as_ref() };
         let mut out = io::stdout().lock();
         let written = if args.json { write_json(&report, &mut out) } else { write_text(&report, &mut out) };
         written.context("the report").map_err(Failure::Failed)?;
@@ -87,9 +90,12 @@ fn write_text(report: &Report<'_>, out: &mut dyn io::Write) -> io::Result<()> {
     if *young > 0 {
         writeln!(out, "{young} more are younger than seven days and stay")?;
     }
-    if *applied {
-        writeln!(out, "{leftovers} leftovers of dead writers removed")?;
+    writeln!(out, "{leftovers} leftovers of dead writers {went}")?;
+    for job in report.expired_jobs {
+        let (repo, revision) = (job.request.repo(), job.request.revision());
+        writeln!(out, "job {}  {repo}@{revision}  over since {}", job.id, job.ended.date())?;
     }
+    writeln!(out, "{} jobs that have been over for seven days {went}", report.expired_jobs.len())?;
     if let Some(Evicted { max_size, stored, kept, unnamed, blobs, bytes, fits, .. }) = report.evicted {
         for blob in blobs {
             for file in &blob.files {
@@ -112,7 +118,7 @@ fn write_text(report: &Report<'_>, out: &mut dyn io::Write) -> io::Result<()> {
         }
     }
     if !*applied {
-        writeln!(out, "nothing was removed; --apply does, and removes leftovers of dead writers too")?;
+        writeln!(out, "nothing was removed; --apply does it")?;
     }
     Ok(())
 }

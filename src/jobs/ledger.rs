@@ -138,6 +138,36 @@ impl Ledger {
         self.note(id, &format!("retry-{attempt}.json"), by).await
     }
 
+    /// Removes a job whose objects are `seen`, its request first: without that there is no job, whatever a crash leaves
+    /// of it. Returns whether it went; it does not where somebody has said something of it since.
+    pub(super) async fn remove(&self, id: &JobId, seen: &[ObjectMeta]) -> Result<bool> {
+        let request = Key::job(id.as_str(), "request.json");
+        let asked = self.store.get(&request, LARGEST_BYTES).await?;
+        self.store.delete(&request).await?;
+        let there: Vec<ObjectMeta> = self.store.list(&Prefix::job(id.as_str())).try_collect().await?;
+        if there.iter().all(|object| seen.contains(object)) {
+            self.clear(id).await?;
+            return Ok(true);
+        }
+        if let Some(asked) = asked {
+            self.store.put(&request, asked, PutMode::Create).await?;
+        }
+        Ok(false)
+    }
+
+    /// Removes whatever there is of a job that has no request; with one, nothing.
+    pub(super) async fn clear(&self, id: &JobId) -> Result<()> {
+        let request = Key::job(id.as_str(), "request.json");
+        let there: Vec<ObjectMeta> = self.store.list(&Prefix::job(id.as_str())).try_collect().await?;
+        if there.iter().any(|object| object.key == request) {
+            return Ok(());
+        }
+        for object in there {
+            self.store.delete(&object.key).await?;
+        }
+        Ok(())
+    }
+
     async fn note(&self, id: &JobId, part: &str, by: &str) -> Result<()> {
         let note = Note { schema: SCHEMA, by: by.to_owned(), at: OffsetDateTime::now_utc() };
         self.write(&Key::job(id.as_str(), part), &note, PutMode::Create).await

@@ -7,6 +7,7 @@
 //! job permits nothing.
 
 mod config;
+mod expire;
 mod ledger;
 mod progress;
 mod request;
@@ -34,6 +35,7 @@ use runner::Running;
 use standing::Watch;
 
 pub use config::JobsConfig;
+pub use expire::{Expired, KEPT_FOR};
 pub use progress::{FileShown, FileWord, Progress};
 pub use request::{JobId, Request};
 pub use standing::State;
@@ -157,6 +159,8 @@ impl Jobs {
                 if self.all().await?.iter().filter(|known| matches!(known, Known::Open(_))).count() >= MOST_OPEN {
                     return Err(Error::TooMany);
                 }
+                // What is left of an earlier job of this id would be read as this one's.
+                self.0.ledger.clear(&id).await?;
                 self.0.ledger.ask(request, priority, by).await?;
             }
             Some(job) if self.state(&job).is_over() => self.0.ledger.retry(&id, job.attempt + 1, by).await?,

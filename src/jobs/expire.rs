@@ -1,0 +1,57 @@
+//! Jobs that nobody asks about any more: over for a week. What they brought in stays, and so does what the manifest
+//! and the audit log say of it.
+
+use std::time::{Duration, SystemTime};
+
+use serde::Serialize;
+use time::OffsetDateTime;
+
+use super::{Jobs, Request, Result, State, request::JobId};
+
+/// How long a job that is over is kept, from the last change of any of its objects.
+pub const KEPT_FOR: Duration = Duration::from_hours(7 * 24);
+
+/// A job that is removed.
+#[derive(Debug, Clone, Serialize)]
+pub struct Expired {
+    /// Its id.
+    pub id: JobId,
+    /// What it brought in.
+    #[serde(flatten)]
+    pub request: Request,
+    /// How it ended.
+    pub state: State,
+    /// When anything was last written of it.
+    #[serde(with = "time::serde::rfc3339")]
+    pub ended: OffsetDateTime,
+}
+
+impl Jobs {
+    /// The jobs that have been over for [`KEPT_FOR`], removed if `apply`. One that waits or runs stays, however old.
+    /// Where somebody asks for one again in that moment, it stays too, or they are told that there is none.
+    ///
+    /// # Errors
+    /// The store's; what was removed until then was not needed.
+    pub async fn expired(&self, apply: bool) -> Result<Vec<Expired>> {
+        let now = SystemTime::now();
+        let mut expired = Vec::new();
+        for (id, objects) in self.0.ledger.objects().await? {
+            let Some(ended) = objects.iter().map(|object| object.modified).max() else { continue };
+            if now.duration_since(ended).is_ok_and(|since| since >= KEPT_FOR) {
+                match self.0.ledger.read(&id, &objects).await? {
+                    Some(job) if self.state(&job).is_over() && !self.running().contains_key(&id) => {
+                        if apply && !self.0.ledger.remove(&id, &objects).await? {
+                            continue;
+                        }
+                        let (request, state) = (job.asked.request.clone(), self.state(&job));
+                        expired.push(Expired { id, request, state, ended: ended.into() });
+                    }
+                    // What a removal that was broken off has left.
+                    None if apply => self.0.ledger.clear(&id).await?,
+                    _ => {}
+                }
+            }
+        }
+        Ok(expired)
+    }
+}

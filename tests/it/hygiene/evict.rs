@@ -1,0 +1,139 @@
+//! Eviction: what `store.max_size` removes, and what it never does.
+
+use std::{
+    fs,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use hubgate::hub::Sha256;
+
+use super::*;
+use crate::support::{
+    gateway::{POLICY, Setup},
+    process::set_up,
+};
+
+#[tokio::test]
+async fn past_store_max_size_what_was_served_longest_ago_is_evicted_recorded_and_fetched_again() {
+    let hub = models().await;
+    let root = set_up(&hub, "store.max_size = \"10MB\"");
+    let process = Process::start(root.path()).await;
+    let get = async |name: &str| {
+        let answer = process.client.get(&url(name)).await.unwrap();
+        assert_eq!(answer.status, 200, "{name}: {}\n{}", answer.text(), process.log());
+        assert_eq!(answer.body, weights(&hub, name));
+    };
+    get("a").await;
+    get("b").await;
+    get("a").await;
+    // It does not fit: the one that was read longest ago goes, though it came later.
+    get("c").await;
+    let stored = |name: &str| is_stored(root.path(), &hub, name);
+    assert!(stored("a") && !stored("b") && stored("c"), "{}", process.log());
+    let fetched_before = hub.counters().file_bytes("acme/b/model.safetensors");
+    get("b").await;
+    assert_eq!(hub.counters().file_bytes("acme/b/model.safetensors"), 2 * fetched_before);
+    let mut process = process;
+    process.signal(rustix::process::Signal::TERM);
+    assert!(process.ended().await.success());
+
+    let (_, history, _) = ran(root.path(), &["manifest", "export", "--history", "--repo", "acme/b"]);
+    let column = |line: &str| line.split(',').nth(9).unwrap().to_owned();
+    let what: Vec<_> = history.lines().skip(1).filter(|line| line.contains("model.safetensors")).map(column).collect();
+    assert_eq!(what, ["stored", "evicted", "stored"], "{history}");
+    assert!(history.contains("store.max_size"), "{history}");
+    let (code, said, _) = ran(root.path(), &["verify"]);
+    assert!(code == 0 && said.contains("all is well"), "{said}");
+    // What was served is in the store for the others.
+    let notes: Vec<_> = files_below(&root.path().join("store/usage"));
+    assert!(notes.len() == 1 && fs::read_to_string(&notes[0]).unwrap().contains("served"), "{notes:?}");
+}
+
+#[tokio::test]
+async fn what_the_mirror_list_or_a_pin_names_is_never_evicted_and_what_does_not_fit_says_so() {
+    let hub = models().await;
+    let commit = hub.commit("acme/b", "main");
+    let policy = format!(
+        "{POLICY}\n[[allow]]\nname = \"pinned\"\nrepo = \"acme/b\"\npin = \"{commit}\"\n[[mirror]]\nrepo = \"acme/a\"\n"
+    );
+    let gate = Setup::new().policy(&policy).config("store.max_size = \"10MB\"").start(&hub).await;
+    for name in ["a", "b"] {
+        assert_eq!(gate.get(&url(name)).await.status, 200);
+    }
+    let refused = gate.get(&url("c")).await;
+    assert_eq!(refused.status, 503, "{}", refused.text());
+    assert!(!refused.header("retry-after").is_empty());
+    let why = refused.header("x-error-message");
+    assert!(why.contains("store.max_size is 9.5 MiB") && why.contains("pinned, locked, mirrored"), "{why}");
+    for name in ["a", "b"] {
+        assert!(is_stored(gate.root.path(), &hub, name), "{name}");
+    }
+    // One that can never fit is no matter of waiting.
+    let root = gate.stop().await;
+    let gate = Setup::new().config("store.max_size = \"3MB\"").on(&root).start(&hub).await;
+    let refused = gate.head(&url("d")).await;
+    assert!(
+        refused.status == 403 && refused.header("x-error-message").contains("store.max_size"),
+        "{:?}",
+        refused.headers
+    );
+}
+
+#[tokio::test]
+async fn what_a_lock_names_is_never_evicted() {
+    let hub = models().await;
+    let root = std::sync::Arc::new(tempfile::tempdir().unwrap());
+    let lock = root.path().join("models.lock");
+    fs::write(&lock, "version = 1\n").unwrap();
+    let policy = format!("{POLICY}[[allow]]\nrepo = \"acme/a\"\n[[allow]]\nrepo = \"acme/b\"\n");
+    let config = format!("store.max_size = \"10MB\"\npolicy.lock = \"{}\"", lock.display());
+    let gate = Setup::new().policy(&policy).config(&config).on(&root).start(&hub).await;
+    let at = root.path().to_owned();
+    // It asks the stand-in, which runs on this thread.
+    let (code, said, complaint) = tokio::task::spawn_blocking(move || ran(&at, &["lock"])).await.unwrap();
+    assert!(code == 0 && said.contains("2 revisions locked"), "{said}{complaint}");
+    gate.set_policy(&policy).unwrap();
+    for name in ["a", "b"] {
+        assert_eq!(gate.get(&url(name)).await.status, 200);
+    }
+    let refused = gate.get(&url("c")).await;
+    assert!(refused.status == 503 && refused.header("x-error-message").contains("locked"), "{:?}", refused.headers);
+    for name in ["a", "b"] {
+        assert!(is_stored(gate.root.path(), &hub, name), "{name}");
+    }
+}
+
+#[tokio::test]
+async fn gc_evicts_on_demand_by_what_was_noted_and_twice_does_no_harm() {
+    let hub = models().await;
+    let root = set_up(&hub, "");
+    let store = root.path().join("store");
+    fetched(root.path(), &[&url("a"), &url("b"), &url("c")]).await;
+    let (code, _, complaint) = ran(root.path(), &["gc", "--evict"]);
+    assert!(code == 2 && complaint.contains("store.max_size is not set"), "{complaint}");
+
+    // By the files' times a would go first; another replica has noted that it was served since.
+    for (name, days) in [("a", 9), ("b", 8), ("c", 7)] {
+        let content = weights(&hub, name);
+        set_age(&blob(&store, &content), days * DAY);
+    }
+    let sha256 = Sha256::of(&hub.bytes("acme/a", "main", "model.safetensors"));
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+    fs::create_dir_all(store.join("usage/other-replica")).unwrap();
+    let note = format!("{{\"schema\":1,\"served\":{{\"{sha256}\":{now}}}}}");
+    fs::write(store.join("usage/other-replica/2026-11-24.json"), note).unwrap();
+
+    let bound = ["--set", "store.max_size=10MB"];
+    let (code, said, _) = ran(root.path(), &[&bound[..], &["gc", "--evict"]].concat());
+    assert!(code == 1 || code == 0, "{said}");
+    assert!(said.contains("1 blobs to be evicted: 4000000 bytes") && said.contains("acme/b@"), "{said}");
+    assert!(is_stored(root.path(), &hub, "b"));
+    let report = json(root.path(), &[&bound[..], &["gc", "--apply", "--evict"]].concat(), 0);
+    assert_eq!(report["evicted"]["bytes"], 4_000_000, "{report}");
+    assert!(is_stored(root.path(), &hub, "a") && !is_stored(root.path(), &hub, "b"));
+    let report = json(root.path(), &[&bound[..], &["gc", "--apply", "--evict"]].concat(), 0);
+    assert_eq!(report["evicted"]["bytes"], 0, "{report}");
+    assert_eq!(ran(root.path(), &["verify"]).0, 0);
+    let (code, said, _) = ran(root.path(), &["manifest", "list"]);
+    assert!(code == 0 && !said.contains("acme/b@") && said.contains("acme/a@"), "{said}");
+}
