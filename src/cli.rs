@@ -79,7 +79,7 @@ enum Command {
     /// What came in.
     #[command(subcommand)]
     Manifest(manifest::ManifestCommand),
-    /// Proves offline that log, index, snapshots and blobs agree; exit code 1 if they don't.
+    /// Proves offline that log, index, snapshots, blobs and audit log agree; exit code 1 if they don't.
     Verify(store::VerifyArgs),
     /// Says what the store no longer needs: blobs that nothing names, leftovers, old jobs; --apply removes it.
     Gc(gc::GcArgs),

@@ -190,7 +190,7 @@ impl Config {
 }
 
 /// The first parts of the store's own keys (DESIGN section 4).
-const STORE_KEYS: [&str; 19] = [
+const STORE_KEYS: [&str; 20] = [
     "layout.json",
     "blobs",
     "oids",
@@ -208,6 +208,7 @@ const STORE_KEYS: [&str; 19] = [
     "withdrawals",
     "requests",
     "audit",
+    "audit-heads",
     "usage",
     "evidence",
 ];

@@ -1,7 +1,8 @@
 //! The audit log: one create-only object for each change, written before the change takes effect.
 //!
 //! Each process writes a chain of its own, as in the manifest's log: `seq` counts from 1 without a gap and `prev` is
-//! the sha256 of the object before, so a changed or removed entry shows. An entry says what was asked for; whether it
+//! the sha256 of the object before, so a changed or removed entry shows ([`super::audit_chain`]); the head does the same
+//! for the last one. An entry says what was asked for; whether it
 //! came to be is for the object it speaks of (a process may die between the two). Entries are never deleted here.
 
 use std::sync::Arc;
@@ -13,6 +14,7 @@ use serde_json::Value;
 use time::{OffsetDateTime, macros::format_description};
 use tokio::sync::Mutex;
 
+use super::audit_chain::Head;
 use crate::{
     hub::Sha256,
     manifest::WriterId,
@@ -22,9 +24,9 @@ use crate::{
 /// The version of an entry's form.
 const SCHEMA: u32 = 1;
 /// A larger entry is nothing that we wrote.
-const LIMIT_BYTES: u64 = 256 * 1024;
+pub(super) const LIMIT_BYTES: u64 = 256 * 1024;
 /// Entries that are read at a time.
-const READS_AT_ONCE: usize = 16;
+pub(super) const READS_AT_ONCE: usize = 16;
 
 /// A change, as somebody asked for it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -135,7 +137,17 @@ impl Audit {
         chain.stuck = Some((key.clone(), body.clone()));
         self.write(&key, &body).await?;
         chain.stuck = None;
+        self.tell_head(entry.seq, chain.prev).await;
         Ok(entry)
+    }
+
+    /// Says where the chain ends now. The entry is written by then, so a failure is no reason to stop the change.
+    async fn tell_head(&self, seq: u64, sha256: Sha256) {
+        let key = Key::audit_head(self.writer.as_str());
+        let Ok(body) = serde_json::to_vec(&Head::new(self.writer.clone(), seq, sha256)) else { return };
+        if let Err(error) = self.store.put(&key, Bytes::from(body), PutMode::Overwrite).await {
+            tracing::warn!(%key, %error, "the head of the audit log not written; the next entry writes it anew");
+        }
     }
 
     async fn write(&self, key: &Key, body: &Bytes) -> Result<()> {

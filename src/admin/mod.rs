@@ -14,6 +14,7 @@
 
 mod approvals;
 mod audit;
+pub mod audit_chain;
 mod id;
 mod ledger;
 mod purge;

@@ -10,8 +10,9 @@ use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::{Done, Failure, RepoAtRevision, with_core};
+use super::{Done, Failure, RepoAtRevision, Wrapped, with_core};
 use crate::{
+    admin::audit_chain,
     app::Core,
     config::Loaded,
     gateway::{Asker, StoredSnapshots},
@@ -66,8 +67,9 @@ pub(super) fn verify(loaded: &Loaded, args: &VerifyArgs) -> Done {
         if let Some(jobs) = args.jobs {
             options.jobs = jobs;
         }
-        let report =
-            verification::verify(core.store.clone(), options).await.map_err(|error| Failure::Failed(error.into()))?;
+        let report = verification::verify(core.store.clone(), options).await;
+        let mut report = report.map_err(|error| Failure::Failed(error.into()))?;
+        audit_chain::verify(&core.store, &mut report).await.map_err(Wrapped)?;
         if let Some(bar) = bar {
             bar.finish_and_clear();
         }

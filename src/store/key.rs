@@ -168,6 +168,18 @@ impl Key {
         Self(format!("audit/{day}/{writer}/{seq:020}.json"))
     }
 
+    /// The writer and the number of an entry of the audit log; `None` for any other key.
+    pub fn audited(&self) -> Option<(&str, u64)> {
+        let (_, entry) = self.0.strip_prefix("audit/")?.split_once('/')?;
+        let (writer, seq) = entry.split_once('/')?;
+        Some((writer, seq.strip_suffix(".json")?.parse().ok()?))
+    }
+
+    /// Where one writer's audit log ends.
+    pub fn audit_head(writer: &str) -> Self {
+        Self(format!("audit-heads/{writer}.json"))
+    }
+
     /// An approval or a rejection; with a word, a note on it such as its revocation.
     pub fn approval(id: &str, word: Option<&str>) -> Self {
         Self(format!("approvals/{id}{}.json", dotted(word)))
@@ -321,6 +333,11 @@ impl Prefix {
     /// The whole audit log.
     pub fn audit() -> Self {
         Self("audit/".into())
+    }
+
+    /// The ends of all writers' audit logs.
+    pub fn audit_heads() -> Self {
+        Self("audit-heads/".into())
     }
 
     /// All approvals, rejections and notes on them.

@@ -29,6 +29,10 @@ pub enum Kind {
     MissingRecord,
     /// A log record that is not what the next one says it was.
     AlteredRecord,
+    /// Entries of the audit log of operators' changes that are gone.
+    MissingAuditEntry,
+    /// An entry of the audit log that is not what the next one says it was.
+    AlteredAuditEntry,
     /// An object that is not what its key says, or can't be read.
     Unreadable,
     /// A commit's snapshot that is broken or names another content than the entry.
@@ -49,6 +53,8 @@ impl fmt::Display for Kind {
             Self::Disagreement => "disagreement",
             Self::MissingRecord => "missing log record",
             Self::AlteredRecord => "altered log record",
+            Self::MissingAuditEntry => "missing audit entry",
+            Self::AlteredAuditEntry => "altered audit entry",
             Self::Unreadable => "unreadable object",
             Self::Snapshot => "bad snapshot",
             Self::MissingPolicy => "missing policy text",
@@ -76,6 +82,8 @@ pub struct Report {
     pub records: u64,
     /// Records of a later version of hubgate, of which only the chain was checked.
     pub newer_records: u64,
+    /// Entries of the audit log read.
+    pub audit_entries: u64,
     /// Index entries read.
     pub entries: u64,
     /// Blobs hashed.
@@ -97,7 +105,8 @@ pub struct Report {
 }
 
 impl Report {
-    pub(super) fn add(&mut self, finding: Finding) {
+    /// Takes note of a finding.
+    pub fn add(&mut self, finding: Finding) {
         let count = self.counts.entry(finding.kind).or_default();
         *count += 1;
         self.repaired += u64::from(finding.repaired);
@@ -124,11 +133,11 @@ impl Report {
         for (kind, count) in self.counts.iter().filter(|(_, count)| **count > NAMED_PER_KIND) {
             writeln!(out, "{kind}: {} more", count - NAMED_PER_KIND)?;
         }
-        let Self { records, entries, blobs, blob_bytes, snapshots, .. } = self;
+        let Self { records, audit_entries, entries, blobs, blob_bytes, snapshots, .. } = self;
         let unchecked = if self.snapshots_checked { "" } else { " (contents not checked)" };
         writeln!(
             out,
-            "{records} log records, {entries} index entries, {blobs} blobs hashed ({blob_bytes} bytes), \
+            "{records} log records, {audit_entries} audit entries, {entries} index entries, {blobs} blobs hashed ({blob_bytes} bytes), \
              {snapshots} snapshots{unchecked}"
         )?;
         if self.blobs_not_hashed > 0 {

@@ -87,3 +87,23 @@ async fn an_auditor_filters_the_manifest_and_sees_a_changed_record() {
         "{said}"
     );
 }
+
+#[tokio::test]
+async fn an_auditor_sees_a_changed_or_removed_entry_of_the_audit_log() {
+    let hub = Standin::builder().fixtures().start().await;
+    let root = set_up(&hub, "");
+    fetched(root.path(), &[TINY]).await;
+    let (code, said, complaint) = ran(root.path(), &["withdraw", "acme/copy", "--reason", "to be looked at"]);
+    assert_eq!(code, 0, "{said}{complaint}");
+    let report = json(root.path(), &["verify"], 0);
+    assert_eq!(report["audit_entries"], 1, "{report}");
+    let entry = files_below(&root.path().join("store/audit")).remove(0);
+    let text = fs::read_to_string(&entry).unwrap();
+    fs::remove_file(&entry).unwrap();
+    fs::write(&entry, text.replace("to be looked at", "nothing")).unwrap();
+    let (code, said, _) = ran(root.path(), &["verify"]);
+    assert!(code == 1 && said.contains("altered audit entry: audit log of ") && said.contains("entry 1 was"), "{said}");
+    fs::remove_file(&entry).unwrap();
+    let (code, said, _) = ran(root.path(), &["verify"]);
+    assert!(code == 1 && said.contains("missing audit entry: audit log of ") && said.contains("entry 1 is"), "{said}");
+}
