@@ -9,8 +9,8 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use super::{
     Bucket,
     client::{UPLOAD_WITHIN, within},
-    error::{failed, is_not_found},
-    http_range, size,
+    error::failed,
+    http_range,
     uploads::{Upload, Uploads},
 };
 use crate::{
@@ -49,8 +49,9 @@ pub(super) async fn copy(
         copy_whole(bucket, source, to, metadata).await?;
         return Ok(Copied::Made);
     }
-    // Worth a question, since the server moves gigabytes.
-    if is_copy_of(bucket, blob, to, facts.size).await? {
+    // Worth a question, since the server moves gigabytes. That an interrupted publication has made this copy already is
+    // said by its metadata, which is written with the object and by hubgate alone.
+    if bucket.has(to, facts.size, &HashMap::from([("sha256".to_owned(), blob.to_string())])).await? {
         return Ok(Copied::Kept);
     }
     copy_in_parts(bucket, uploads, source, to, metadata, facts.size, whole_max.min(PART)).await?;
@@ -72,19 +73,6 @@ async fn copy_whole(bucket: &Bucket, source: String, to: &Key, metadata: HashMap
         .config_override(Builder::new().timeout_config(within(UPLOAD_WITHIN)))
         .send();
     copied.await.map(drop).map_err(|failure| failed(failure).on(to))
-}
-
-/// Whether an interrupted publication has made this copy already. Its metadata says so, which is written with the
-/// object and by hubgate alone.
-async fn is_copy_of(bucket: &Bucket, blob: &Sha256, to: &Key, length: u64) -> Result<bool> {
-    match bucket.client.head_object().bucket(&*bucket.name).key(bucket.path(to)).send().await {
-        Ok(there) => {
-            let sha256 = there.metadata().and_then(|metadata| metadata.get("sha256"));
-            Ok(sha256 == Some(&blob.to_string()) && size(there.content_length()) == length)
-        }
-        Err(failure) if is_not_found(&failure) => Ok(false),
-        Err(failure) => Err(failed(failure).on(to)),
-    }
 }
 
 async fn copy_in_parts(

@@ -15,6 +15,7 @@ pub(super) mod trust;
 mod uploads;
 
 use std::{
+    collections::HashMap,
     ops::Range,
     sync::{
         Arc,
@@ -123,6 +124,19 @@ impl Bucket {
                 modified: time(there.last_modified()),
             })),
             Err(failure) if is_not_found(&failure) => Ok(None),
+            Err(failure) => Err(failed(failure).on(key)),
+        }
+    }
+
+    /// Whether an object is there that has this length and says this of itself.
+    async fn has(&self, key: &Key, length: u64, metadata: &HashMap<String, String>) -> Result<bool> {
+        match self.client.head_object().bucket(&*self.name).key(self.path(key)).send().await {
+            Ok(there) => {
+                let says = |name: &String| there.metadata().and_then(|metadata| metadata.get(name));
+                Ok(size(there.content_length()) == length
+                    && metadata.iter().all(|(name, value)| says(name) == Some(value)))
+            }
+            Err(failure) if is_not_found(&failure) => Ok(false),
             Err(failure) => Err(failed(failure).on(key)),
         }
     }

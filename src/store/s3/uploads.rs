@@ -53,6 +53,8 @@ pub(super) struct Uploads {
 pub(super) struct Upload {
     pub(super) key: Key,
     pub(super) id: String,
+    /// What the object will say of itself.
+    metadata: HashMap<String, String>,
     intent: Key,
     renewed: Instant,
 }
@@ -97,7 +99,7 @@ impl Uploads {
             .create_multipart_upload()
             .bucket(&*self.bucket.name)
             .key(self.bucket.path(key))
-            .set_metadata(metadata)
+            .set_metadata(metadata.clone())
             .set_server_side_encryption(self.bucket.encryption.clone())
             .set_ssekms_key_id(self.bucket.kms_key_id.clone())
             .customize()
@@ -119,7 +121,8 @@ impl Uploads {
             return Err(Error::new(ErrorKind::Corrupt("the server began an upload without an id".into())).on(key));
         };
         self.live().insert(intent.clone(), id.clone());
-        let upload = Upload { key: key.clone(), id, intent, renewed: Instant::now() };
+        let metadata = metadata.unwrap_or_default();
+        let upload = Upload { key: key.clone(), id, metadata, intent, renewed: Instant::now() };
         if let Err(error) = self.tell(&upload.intent, key, Some(&upload.id)).await {
             self.abort(upload).await;
             return Err(error);
@@ -153,11 +156,11 @@ impl Uploads {
             .send();
         match completed.await {
             Ok(_) => {}
-            // "No such upload" after a lost answer means that it was completed.
+            // "No such upload" after a lost answer means that it was completed, if what is there says so: another object
+            // may have been there before, and the upload may have been aborted by somebody.
             Err(failure) if is_not_found(&failure) => {
                 self.forget(&upload.intent).await;
-                let there = self.bucket.head(&upload.key).await?;
-                if there.is_none_or(|there| there.size != size) {
+                if !self.bucket.has(&upload.key, size, &upload.metadata).await? {
                     return Err(failed(failure).on(&upload.key));
                 }
             }

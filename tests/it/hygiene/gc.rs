@@ -184,19 +184,8 @@ async fn an_old_unrecorded_blob_that_is_asked_for_is_recorded_claimed_and_kept()
 async fn gc_on_a_bucket_works_beside_a_gateway() {
     let hub = Standin::builder().fixtures().start().await;
     let server = S3sServer::start().await;
-    let s3 = server.config();
     let spool = tempfile::tempdir().unwrap();
-    let root = set_up(
-        &hub,
-        &format!(
-            "store.kind = \"s3\"\nstore.s3.endpoint = {:?}\nstore.s3.bucket = {:?}\nstore.s3.prefix = {:?}\n\
-             store.s3.access_key = \"test-key\"\nstore.s3.secret_key = \"test-secret\"\nspool.dir = \"{}\"",
-            s3.endpoint.unwrap(),
-            s3.bucket,
-            s3.prefix,
-            spool.path().display(),
-        ),
-    );
+    let root = set_up(&hub, &server.lines(spool.path()));
     let process = Process::start(root.path()).await;
     let content = process.client.get(TINY).await.unwrap().body;
     age_blobs(&server.folder(), 30 * DAY);

@@ -46,8 +46,23 @@ struct Faults {
     /// How many answers to the beginning of an upload are lost, and how.
     lost: AtomicU32,
     refused: AtomicBool,
+    /// Whether there is no room for blobs.
+    full: AtomicBool,
+    /// What becomes of the next completions of uploads.
+    completions: Mutex<Option<Completion>>,
+    /// A file that goes as soon as an entry of the index has come.
+    lost_with_index: Mutex<Option<PathBuf>>,
     /// Whether uploads are listed, which s3s-fs does not do: those in this folder.
     listing: Mutex<Option<PathBuf>>,
+}
+
+/// A completion to which the server answers that it knows of no such upload.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Completion {
+    /// It has completed it, and the answer to that was lost.
+    Done,
+    /// Somebody has aborted it.
+    Aborted,
 }
 
 /// How many bytes of a blob go out before a cut.
@@ -79,6 +94,17 @@ impl S3sServer {
         }
     }
 
+    /// The configuration of a gateway with this store.
+    pub(crate) fn lines(&self, spool: &Path) -> String {
+        let S3Config { bucket, prefix, .. } = self.config();
+        format!(
+            "store.kind = \"s3\"\nstore.s3.endpoint = {:?}\nstore.s3.bucket = {bucket:?}\nstore.s3.prefix = {prefix:?}\n\
+             store.s3.access_key = {ACCESS_KEY:?}\nstore.s3.secret_key = {SECRET_KEY:?}\nspool.dir = \"{}\"",
+            self.endpoint,
+            spool.display(),
+        )
+    }
+
     /// Cuts the next `times` GETs of blobs after [`CUT_AFTER_BYTES`] each.
     pub(crate) fn cut(&self, times: u32) {
         self.faults.cuts.store(times, Ordering::SeqCst);
@@ -92,6 +118,21 @@ impl S3sServer {
     /// Refuses to begin uploads.
     pub(crate) fn refuse_beginnings(&self) {
         self.faults.refused.store(true, Ordering::SeqCst);
+    }
+
+    /// Takes no blob any more, as a server whose disks are full; or takes them again.
+    pub(crate) fn fill_up(&self, full: bool) {
+        self.faults.full.store(full, Ordering::SeqCst);
+    }
+
+    /// Knows of no such upload when the next one is completed.
+    pub(crate) fn forget_upload(&self, completion: Completion) {
+        *self.faults.completions.lock().unwrap() = Some(completion);
+    }
+
+    /// Loses this file of its own as soon as it has taken the next entry of the index.
+    pub(crate) fn lose_with_index(&self, file: PathBuf) {
+        *self.faults.lost_with_index.lock().unwrap() = Some(file);
     }
 
     /// Lists uploads from now on, each as begun two days ago.
@@ -175,16 +216,41 @@ async fn answer(service: S3Service, faults: Arc<Faults>, request: Request<Incomi
         return Ok(listing(root, &query));
     }
     if begins && faults.refused.load(Ordering::SeqCst) {
-        let refusal = "<Error><Code>AccessDenied</Code><Message>no uploads</Message></Error>";
-        return Ok(Response::builder().status(403).body(text(refusal.into())).unwrap());
+        return Ok(refusal(403, "AccessDenied"));
+    }
+    let writes = request.method() == Method::PUT || request.method() == Method::POST;
+    let (is_of_blob, is_index) = (request.uri().path().contains("/blobs/"), request.uri().path().contains("/index/"));
+    if writes && is_of_blob && faults.full.load(Ordering::SeqCst) {
+        // MinIO's own word.
+        return Ok(refusal(507, "XMinioStorageFull"));
+    }
+    let completes = request.method() == Method::POST && query.starts_with("uploadId=");
+    let completion = if completes { faults.completions.lock().unwrap().take() } else { None };
+    if completion == Some(Completion::Aborted) {
+        return Ok(refusal(404, "NoSuchUpload"));
     }
     let response = hyper::service::Service::call(&service, request).await.unwrap();
+    if completion == Some(Completion::Done) {
+        let _ = response.into_body().collect().await;
+        return Ok(refusal(404, "NoSuchUpload"));
+    }
+    if writes
+        && is_index
+        && let Some(file) = faults.lost_with_index.lock().unwrap().take()
+    {
+        std::fs::remove_file(file).unwrap();
+    }
     let take = |left: &AtomicU32| left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
     if begins && take(&faults.lost).is_ok() {
         return Err(io::Error::other("this answer is lost"));
     }
     let is_cut = is_blob && take(&faults.cuts).is_ok();
     Ok(response.map(|body| if is_cut { cut_body(body) } else { body.map_err(Into::into).boxed_unsync() }))
+}
+
+fn refusal(status: u16, code: &str) -> Answer {
+    let body = format!("<Error><Code>{code}</Code><Message>as the test wants it</Message></Error>");
+    Response::builder().status(status).body(text(body)).unwrap()
 }
 
 fn listing(root: &Path, query: &str) -> Answer {
