@@ -184,23 +184,9 @@ impl Admin {
 
     pub(super) fn removal(&self, what: What, entry: &Entry, withdrawal: &Withdrawal, policy: Sha256) -> NewRecord {
         NewRecord {
-            what,
-            repo: entry.repo.clone(),
-            upstream_id: None,
-            revision: None,
-            commit: entry.commit,
-            path: entry.path.clone(),
-            size: entry.size,
-            sha256: entry.sha256,
-            etag: entry.etag,
-            licence: None,
-            licence_from: None,
             rule: Some(rule_of(withdrawal)),
-            approved_by: None,
-            ticket: None,
             policy_sha256: Some(policy),
-            asked_by: Some(withdrawal.by.clone()),
-            origin: self.origin.clone(),
+            ..entry.removal(what, withdrawal.by.clone(), self.origin.clone())
         }
     }
 }

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     hub::{BlobId, Repo, RepoPath, Revision, Sha256},
-    manifest::Entry,
+    manifest::{Entry, What},
     policy::{FileVerdict, Ranges},
     store::{Key, ObjectMeta, PutMode},
 };
@@ -224,8 +224,8 @@ impl Gateway {
         if self.is_here(&blob, file.size).await? {
             return Ok(Some(entry));
         }
-        // A fill writes it again, and its record is the same.
-        self.manifest.forget(&file.repo, file.commit, &file.path).await;
+        // Who removed it may have looked for entries just before ours came. A fill will write both again, if it can.
+        self.manifest.record(entry.removal(What::Evicted, asker.label(), origin)).await?;
         Ok(None)
     }
 

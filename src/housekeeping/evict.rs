@@ -202,35 +202,14 @@ impl Evictor {
         {
             return Ok(false);
         }
-        let records: Vec<NewRecord> = candidate.entries.iter().map(|entry| self.record(entry)).collect();
+        let evicted = |entry: &Entry| entry.removal(What::Evicted, ASKED_BY, &self.origin);
+        let records: Vec<NewRecord> = candidate.entries.iter().map(evicted).collect();
         stream::iter(records)
             .map(|record| self.manifest.record(record))
             .buffer_unordered(RECORDS_AT_ONCE)
             .try_collect::<()>()
             .await?;
         remove(&*self.store, sha256, *modified).await
-    }
-
-    fn record(&self, entry: &Entry) -> NewRecord {
-        NewRecord {
-            what: What::Evicted,
-            repo: entry.repo.clone(),
-            upstream_id: None,
-            revision: None,
-            commit: entry.commit,
-            path: entry.path.clone(),
-            size: entry.size,
-            sha256: entry.sha256,
-            etag: entry.etag,
-            licence: None,
-            licence_from: None,
-            rule: None,
-            approved_by: None,
-            ticket: None,
-            policy_sha256: None,
-            asked_by: Some(ASKED_BY.into()),
-            origin: self.origin.clone(),
-        }
     }
 
     /// Looks every few minutes and writes down what was served, from the moment the store is `opened` until `stop`.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::record::{NewRecord, kind_and_id};
+use super::record::{NewRecord, What, kind_and_id};
 use crate::{
     hub::{BlobId, Commit, Repo, RepoPath, Sha256},
     store::Key,
@@ -46,6 +46,29 @@ impl Entry {
             size: fact.size,
             sha256: fact.sha256,
             etag: fact.etag,
+        }
+    }
+
+    /// The record that takes this file away. How it came stands in the record that stored it.
+    pub fn removal(&self, what: What, asked_by: impl Into<String>, origin: impl Into<String>) -> NewRecord {
+        NewRecord {
+            what,
+            repo: self.repo.clone(),
+            upstream_id: None,
+            revision: None,
+            commit: self.commit,
+            path: self.path.clone(),
+            size: self.size,
+            sha256: self.sha256,
+            etag: self.etag,
+            licence: None,
+            licence_from: None,
+            rule: None,
+            approved_by: None,
+            ticket: None,
+            policy_sha256: None,
+            asked_by: Some(asked_by.into()),
+            origin: origin.into(),
         }
     }
 

@@ -2,15 +2,10 @@
 
 use std::{io, sync::Arc};
 
-use futures_util::TryStreamExt as _;
 use globset::GlobMatcher;
 use time::OffsetDateTime;
 
-use super::{
-    Error, LogFault, LogItem, Logged, NewRecord, Record, Result, log,
-    newest::{Newest, Writers},
-    record::rfc3339_micros,
-};
+use super::{Error, LogFault, LogItem, Logged, NewRecord, Record, Result, record::rfc3339_micros, search::walk};
 use crate::{hub::Sha256, store::Store};
 
 /// Faults of the log that are named one by one; beyond them they are counted.
@@ -123,22 +118,15 @@ pub async fn export(
     format: Format,
     out: &mut (dyn io::Write + Send),
 ) -> Result<Exported> {
-    let newest = if filter.history { None } else { Some(Newest::read(store).await?) };
-    let (mut writers, mut exported) = (Writers::default(), Exported::default());
+    let mut exported = Exported::default();
     let mut sink = Sink::new(format, out)?;
-    let mut items = log(store);
-    while let Some(item) = items.try_next().await? {
+    walk(store, !filter.history, |item| {
         match item {
-            LogItem::Record(logged) => {
-                let word = writers.word(&logged.record);
-                let current = newest
-                    .as_ref()
-                    .is_none_or(|newest| word.is_some_and(|word| newest.is_current(&logged.record, word)));
-                if current && filter.takes(&logged.record) {
-                    sink.write(&logged)?;
-                    exported.records += 1;
-                }
+            LogItem::Record(logged) if filter.takes(&logged.record) => {
+                sink.write(&logged)?;
+                exported.records += 1;
             }
+            LogItem::Record(_) => {}
             LogItem::Newer(_) => exported.newer += 1,
             LogItem::Fault(fault) => {
                 exported.fault_count += 1;
@@ -147,7 +135,9 @@ pub async fn export(
                 }
             }
         }
-    }
+        Ok(())
+    })
+    .await?;
     sink.finish()?;
     Ok(exported)
 }

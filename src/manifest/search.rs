@@ -26,16 +26,20 @@ pub struct Found {
 pub async fn search(store: &dyn Store, filter: &Filter, limit: usize) -> Result<Found> {
     let mut newest_first: BTreeMap<(OffsetDateTime, WriterId, u64), Record> = BTreeMap::new();
     let (mut more, mut faults) = (false, 0);
-    each(store, !filter.history, |item| match item {
-        Some(record) if filter.takes(&record) => {
-            newest_first.insert((record.time, record.writer.clone(), record.seq), record);
-            if newest_first.len() > limit {
-                newest_first.pop_first();
-                more = true;
+    walk(store, !filter.history, |item| {
+        match item {
+            LogItem::Record(logged) if filter.takes(&logged.record) => {
+                let record = logged.record;
+                newest_first.insert((record.time, record.writer.clone(), record.seq), record);
+                if newest_first.len() > limit {
+                    newest_first.pop_first();
+                    more = true;
+                }
             }
+            LogItem::Record(_) | LogItem::Newer(_) => {}
+            LogItem::Fault(_) => faults += 1,
         }
-        Some(_) => {}
-        None => faults += 1,
+        Ok(())
     })
     .await?;
     Ok(Found { records: newest_first.into_values().rev().collect(), more, faults })
@@ -44,33 +48,37 @@ pub async fn search(store: &dyn Store, filter: &Filter, limit: usize) -> Result<
 /// The records by which files of these contents are served now. Reads the whole log twice.
 pub async fn holders(store: &dyn Store, contents: &BTreeSet<Sha256>) -> Result<Vec<Record>> {
     let mut found = Vec::new();
-    each(store, true, |item| match item {
-        Some(record) if contents.contains(&record.fact.sha256) => found.push(record),
-        _ => {}
+    walk(store, true, |item| {
+        if let LogItem::Record(logged) = item
+            && contents.contains(&logged.record.fact.sha256)
+        {
+            found.push(logged.record);
+        }
+        Ok(())
     })
     .await?;
     Ok(found)
 }
 
-/// Every record of the log, or only those by which a file is served now; `None` for each fault of the log.
-async fn each(store: &dyn Store, current_only: bool, mut take: impl FnMut(Option<Record>)) -> Result<()> {
+/// Hands over what stands in the log; of its records all, or only those by which a file is served now, for which the log
+/// is read twice and about 100 bytes are held for every file.
+pub(super) async fn walk(
+    store: &dyn Store,
+    current_only: bool,
+    mut take: impl FnMut(LogItem) -> Result<()>,
+) -> Result<()> {
     let newest = if current_only { Some(Newest::read(store).await?) } else { None };
     let mut writers = Writers::default();
     let mut items = log(store);
     while let Some(item) = items.try_next().await? {
-        match item {
-            LogItem::Record(logged) => {
-                let word = writers.word(&logged.record);
-                let current = newest
-                    .as_ref()
-                    .is_none_or(|newest| word.is_some_and(|word| newest.is_current(&logged.record, word)));
-                if current {
-                    take(Some(logged.record));
-                }
+        if let LogItem::Record(logged) = &item {
+            let word = writers.word(&logged.record);
+            let is_current = |newest: &Newest| word.is_some_and(|word| newest.is_current(&logged.record, word));
+            if !newest.as_ref().is_none_or(is_current) {
+                continue;
             }
-            LogItem::Newer(_) => {}
-            LogItem::Fault(_) => take(None),
         }
+        take(item)?;
     }
     Ok(())
 }

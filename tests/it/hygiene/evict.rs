@@ -5,12 +5,14 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use hubgate::hub::Sha256;
+use hub_standin::{Fault, FaultKind};
+use hubgate::{hub::Sha256, store::Key};
 
 use super::*;
 use crate::support::{
-    gateway::{POLICY, Setup},
+    gateway::{POLICY, Setup, eventually},
     process::set_up,
+    s3::S3sServer,
 };
 
 #[tokio::test]
@@ -136,4 +138,24 @@ async fn gc_evicts_on_demand_by_what_was_noted_and_twice_does_no_harm() {
     assert_eq!(ran(root.path(), &["verify"]).0, 0);
     let (code, said, _) = ran(root.path(), &["manifest", "list"]);
     assert!(code == 0 && !said.contains("acme/b@") && said.contains("acme/a@"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_blob_that_goes_while_another_repos_file_is_recorded_for_it_leaves_no_entry_and_is_fetched_again() {
+    let hub = Standin::builder().fixtures().start().await;
+    let (server, spool) = (S3sServer::start().await, tempfile::tempdir().unwrap());
+    let gate = Setup::new().config(&server.lines(spool.path())).start(&hub).await;
+    let content = gate.get(TINY).await.body;
+    let copy = "/acme/copy/resolve/main/model.safetensors";
+    // As by a purge that has looked at who names it a moment before.
+    server.lose_with_index(blob(&server.folder(), &content));
+    hub.fault(Fault::new(FaultKind::FlipByte { at: 5 }).path("acme/copy/model.safetensors"));
+    assert_ne!(gate.get(copy).await.status, 200, "its fill fails");
+    let repo = "acme/copy".parse().unwrap();
+    let commit = hub.commit("acme/copy", "main").parse().unwrap();
+    let entry = Key::index(&repo, commit, &"model.safetensors".parse().unwrap());
+    assert!(gate.store.head(&entry).await.unwrap().is_none(), "an entry without its blob");
+    hub.clear_faults();
+    eventually("fetched again", async || gate.get(copy).await.body == content).await;
+    assert!(gate.store.head(&entry).await.unwrap().is_some());
 }
