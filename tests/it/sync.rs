@@ -1,5 +1,7 @@
 //! `hubgate sync`, the program: what the plain mirror did, and that it is never half done.
 
+mod stopped;
+
 use std::{
     collections::BTreeMap,
     fs,
@@ -11,10 +13,6 @@ use std::{
 use hub_standin::{Class, Content, Fault, FaultKind, NewCommit, Origin, RepoBuilder, Standin};
 use hubgate::store::{self, LocalConfig, SpoolConfig, StoreConfig};
 use serde_json::Value;
-use tokio::{
-    io::{AsyncBufReadExt as _, BufReader, Lines},
-    process::{Child, ChildStderr},
-};
 
 use crate::support::{
     process::{Process, hubgate, set_up},
@@ -84,20 +82,6 @@ fn changes(folder: &Path) -> BTreeMap<PathBuf, (i64, i64)> {
     };
     let below = contents(folder).into_keys().map(|path| (path.clone(), when(&path)));
     below.chain([(folder.to_owned(), when(folder))]).collect()
-}
-
-/// A sync of [`big`] that has fetched its small files and stands in the middle of the large one, and what it says.
-async fn stalled(hub: &Standin, root: &Path) -> (Child, Lines<BufReader<ChildStderr>>) {
-    let stall = FaultKind::StallAfter { bytes: 4_000_000, ms: None };
-    hub.fault(Fault::new(stall).path("acme/big/model.safetensors").origin(Origin::Cdn));
-    let mut command = tokio::process::Command::from(sync(root, &["--repo", "acme/big"]));
-    let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
-    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
-    for _ in 0..6 {
-        let line = lines.next_line().await.unwrap().unwrap();
-        assert!(line.contains("fetched"), "{line}");
-    }
-    (child, lines)
 }
 
 /// Requests for files.
@@ -203,43 +187,6 @@ async fn a_dry_run_says_all_of_it_and_changes_not_one_byte() {
         "{}",
         dry.complaints
     );
-}
-
-#[tokio::test]
-async fn killed_in_the_middle_only_what_is_missing_is_fetched_by_the_next_run() {
-    let hub = Standin::builder().repo(big()).start().await;
-    let root = set_up(&hub, "");
-    let (mut child, _) = stalled(&hub, root.path()).await;
-    child.kill().await.unwrap();
-    hub.clear_faults();
-    hub.reset_counters();
-    let again = synced(root.path(), &["--repo", "acme/big"]).await;
-    assert_eq!(again.code, 0, "{}{}", again.said, again.complaints);
-    assert!(again.said.contains("fetched 1 file (24.0 MiB), already here 6 files"), "{}", again.said);
-    assert_eq!(hub.counters().file_bytes("acme/big/part-*"), 0);
-    assert_eq!(hub.counters().file_bytes("acme/big/model.safetensors"), BIG);
-    all_is_well(root.path()).await;
-}
-
-#[tokio::test]
-async fn told_to_stop_it_ends_at_once_with_a_word_and_leaves_nothing_half_done() {
-    for signal in [rustix::process::Signal::TERM, rustix::process::Signal::INT] {
-        let hub = Standin::builder().repo(big()).start().await;
-        let root = set_up(&hub, "");
-        let (mut child, mut lines) = stalled(&hub, root.path()).await;
-        let pid = i32::try_from(child.id().unwrap()).unwrap();
-        rustix::process::kill_process(rustix::process::Pid::from_raw(pid).unwrap(), signal).unwrap();
-        let mut rest = String::new();
-        while let Some(line) = lines.next_line().await.unwrap() {
-            rest.push_str(&line);
-        }
-        assert_eq!(child.wait().await.unwrap().code(), Some(1), "{rest}");
-        assert!(rest.contains("interrupted; what is stored stays"), "{rest}");
-        assert!(!root.path().join("data").exists());
-        let staged: Vec<_> = contents(&root.path().join("store/.staging")).into_iter().collect();
-        assert!(staged.is_empty(), "{staged:?}");
-        all_is_well(root.path()).await;
-    }
 }
 
 #[tokio::test]
