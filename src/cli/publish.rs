@@ -77,6 +77,9 @@ pub(super) fn run(loaded: &Loaded, args: &PublishArgs) -> Done {
                 eprintln!("hubgate: {line}");
             }
             failed |= done.failed > 0;
+            for line in core.publisher.unnamed().await.map_err(|error| Failure::Failed(error.into()))? {
+                eprintln!("hubgate: {line}");
+            }
         }
         if failed { Err(Failure::Said) } else { Ok(()) }
     })

@@ -187,6 +187,23 @@ impl Gateway {
         Ok(())
     }
 
+    /// Whether no deny rule, such as a withdrawal, speaks against copies of a commit, whatever allows their repo.
+    ///
+    /// # Errors
+    /// [`Error::Denied`] where one does; the store's trouble.
+    pub async fn copies_not_denied(&self, asked: &Repo, commit: Commit, copies: &[PublishedCopy]) -> Result<()> {
+        let policy = self.policy.current();
+        let canonical = self.canonical_name(asked).await?;
+        for repo in [Some(asked), canonical.as_ref()].into_iter().flatten() {
+            policy.decide_denied(repo).map_err(|denial| self.denied(&denial))?;
+        }
+        policy.decide_commit(asked, commit).map_err(|denial| self.denied(&denial))?;
+        for sha256 in copies.iter().filter_map(|copy| copy.sha256.as_ref()) {
+            policy.decide_digest(asked, sha256).map_err(|denial| self.denied(&denial))?;
+        }
+        Ok(())
+    }
+
     /// The repo's canonical name, as far as it is stored.
     pub async fn canonical_name(&self, asked: &Repo) -> Result<Option<Repo>> {
         Ok(self.identities.of(asked).await?.map(|identity| identity.canonical.clone()))

@@ -147,6 +147,11 @@ impl PolicySet {
         ))
     }
 
+    /// Refuses a repo that a deny rule names, whether any rule allows it or not.
+    pub fn decide_denied(&self, repo: &Repo) -> Result<(), Denial> {
+        self.check_denied(repo, &repo.id().to_ascii_lowercase())
+    }
+
     /// Refuses a commit that a deny rule names.
     pub fn decide_commit(&self, repo: &Repo, commit: Commit) -> Result<(), Denial> {
         let Some(deny) = self.denied_commits.get(&commit) else { return Ok(()) };
@@ -159,7 +164,7 @@ impl PolicySet {
     }
 
     /// Refuses content that a deny rule names, whatever its file is called.
-    pub(super) fn decide_digest(&self, repo: &Repo, sha256: &Sha256) -> Result<(), Denial> {
+    pub fn decide_digest(&self, repo: &Repo, sha256: &Sha256) -> Result<(), Denial> {
         let Some(deny) = self.denied_contents.get(sha256) else { return Ok(()) };
         Err(Denial::new(
             DenialKind::DenyRule,

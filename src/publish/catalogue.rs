@@ -31,6 +31,14 @@ pub(super) async fn write(records: &Records, prefix: &PublishPrefix) -> Result<(
     Ok(())
 }
 
+/// The same for a place where nothing is published any more: there the catalogue goes with the last copies.
+pub(super) async fn leave(records: &Records, prefix: &PublishPrefix) -> Result<()> {
+    if published(records, prefix).await?.is_empty() {
+        return records.0.delete(&Key::catalogue(prefix)).await;
+    }
+    write(records, prefix).await
+}
+
 type Published = Vec<(super::record::Target, Record)>;
 
 async fn published(records: &Records, prefix: &PublishPrefix) -> Result<Published> {

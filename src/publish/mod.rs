@@ -13,7 +13,9 @@ mod config;
 mod marker;
 mod reconcile;
 mod record;
+mod remove;
 mod run;
+mod unnamed;
 
 use std::{
     collections::HashMap,
@@ -33,6 +35,7 @@ use crate::{
     store::{self, PublishPrefix, Store},
 };
 use record::{Records, Target};
+use run::Publication;
 
 /// The publisher's answers.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -119,6 +122,7 @@ pub type ApprovalsCount = Box<dyn Fn() -> bool + Send + Sync>;
 #[derive(Default)]
 struct Gate {
     turn: tokio::sync::Mutex<()>,
+    removal: tokio::sync::Mutex<()>,
     stop: Mutex<CancellationToken>,
 }
 
@@ -169,7 +173,8 @@ impl Publisher {
     /// As [`Publisher::publish`].
     pub async fn completed(&self, repo: &Repo, revision: &Revision, commit: Commit) -> Result<Vec<(Repo, Outcome)>> {
         let mut outcomes = Vec::new();
-        match self.0.gateway.publishable(repo, revision, Some(commit)).await {
+        let allowed = self.0.gateway.allowed_name(repo).await?;
+        match self.0.gateway.publishable(&allowed, revision, Some(commit)).await {
             Ok(Publishability::Whole(whole)) => drop(self.hook(&whole, revision, Again::Later).await?),
             Ok(Publishability::Incomplete { .. }) => return Ok(outcomes),
             // It may be allowed under the former name by which it is published.
@@ -196,6 +201,7 @@ impl Publisher {
     /// set of copies under its own revision. The store's trouble, after which the next try goes on where this one stopped.
     pub async fn publish(&self, repo: &Repo, revision: &Revision, again: Again) -> Result<Outcome> {
         let place = self.0.place.as_ref().ok_or(Error::NoPlace)?;
+        let judged = self.now();
         let repo = &self.spelt(repo).await?;
         let whole = match self.0.gateway.publishable(repo, revision, None).await {
             Ok(Publishability::Whole(whole)) => whole,
@@ -211,10 +217,13 @@ impl Publisher {
             return Ok(Outcome::HookFailed { why });
         }
         self.check_place(repo, &whole).await?;
-        let outcome = self.put(place, Target { repo: repo.clone(), commit: None }, revision, &whole).await?;
+        let target = Target { repo: repo.clone(), commit: None };
+        let publication = Publication { place, target: &target, revision, whole: &whole, judged, over: None };
+        // Boxed, since it is large.
+        let outcome = Box::pin(self.put(publication)).await?;
         if self.0.by_commit && !matches!(outcome, Outcome::Busy) {
             let target = Target { repo: repo.clone(), commit: Some(whole.commit) };
-            self.put(place, target, revision, &whole).await?;
+            Box::pin(self.put(Publication { target: &target, ..publication })).await?;
         }
         catalogue::write(&self.0.records, place).await?;
         Ok(outcome)
@@ -227,11 +236,20 @@ impl Publisher {
     pub async fn unpublish(&self, repo: &Repo, reason: &str) -> Result<usize> {
         let place = self.0.place.as_ref().ok_or(Error::NoPlace)?;
         let (mut removed, mut changed) = (0, false);
-        for (target, record) in self.0.records.all().await? {
-            if target.repo.same_name(repo) && !self.is_gone(&target, &record).await? {
-                removed += self.remove(&target, record, reason).await?;
-                changed = true;
+        for (target, mut record) in self.0.records.all().await? {
+            if !target.repo.same_name(repo) || self.is_gone(&target, &record).await? {
+                continue;
             }
+            loop {
+                match self.remove(&target, &record, reason).await? {
+                    Some(files) => break removed += files,
+                    None => match self.0.records.read(&target).await? {
+                        Some(now) => record = now,
+                        None => break,
+                    },
+                }
+            }
+            changed = true;
         }
         if changed {
             catalogue::write(&self.0.records, place).await?;

@@ -14,12 +14,13 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Error, Outcome, Publisher, Result, Said, catalogue,
     record::{Record, State, Target},
+    run::Publication,
 };
 use crate::{
     gateway::{self, Publishability, Publishable},
     hooks::Again,
     hub::{Commit, Repo, Sha256},
-    policy::{DenialKind, today},
+    policy::today,
     store::PublishPrefix,
     telemetry::with_causes,
 };
@@ -44,7 +45,7 @@ pub(super) enum Looked {
 }
 
 /// The policy and the day by which a look decides.
-type Now = (Sha256, Date);
+pub(super) type Now = (Sha256, Date);
 
 /// At which commits nothing was to be done, under one policy on one day.
 #[derive(Debug, Default)]
@@ -98,10 +99,8 @@ impl Publisher {
             if !is_there || !is_meant || is_settled() {
                 continue;
             }
-            match self.judge(&target, &record).await {
-                Ok(Judged::Refused(error)) => self.remove_as_refused(&target, record, &error, &mut done).await,
-                Ok(_) => {}
-                Err(error) => done.fail(&target.repo, &error),
+            if let Err(error) = self.remove_if_refused(&target, record, &mut done).await {
+                done.fail(&target.repo, &error);
             }
         }
         if !done.lines.is_empty() {
@@ -110,11 +109,33 @@ impl Publisher {
         Ok(done)
     }
 
-    async fn remove_as_refused(&self, target: &Target, record: Record, error: &gateway::Error, done: &mut Reconciled) {
-        match self.remove(target, record, &error.to_string()).await {
-            Ok(removed) => done.lines.push(format!("{}: unpublished, {removed} files: {error}", target.repo)),
-            Err(trouble) => done.fail(&target.repo, &trouble),
+    /// Removes a set of copies if policy refuses it. Where it becomes another one meanwhile, that one is asked about.
+    async fn remove_if_refused(&self, target: &Target, mut record: Record, done: &mut Reconciled) -> Result<()> {
+        while let Judged::Refused(error) = self.judge(target, &record).await? {
+            if self.remove_as_refused(target, &record, &error, done).await? {
+                break;
+            }
+            match self.0.records.read(target).await? {
+                Some(now) if matches!(now.state, State::Publishing | State::Published) => record = now,
+                _ => break,
+            }
         }
+        Ok(())
+    }
+
+    /// Returns whether it is gone; it is not where the copies are others by now.
+    async fn remove_as_refused(
+        &self,
+        target: &Target,
+        record: &Record,
+        error: &gateway::Error,
+        done: &mut Reconciled,
+    ) -> Result<bool> {
+        let removed = self.remove(target, record, &error.to_string()).await?;
+        if let Some(files) = removed {
+            done.lines.push(format!("{}: unpublished, {files} files: {error}", target.repo));
+        }
+        Ok(removed.is_some())
     }
 
     async fn look_at_all(&self, place: &PublishPrefix, done: &mut Reconciled) -> Result<()> {
@@ -130,7 +151,7 @@ impl Publisher {
                     continue;
                 }
             }
-            match self.review(place, &target, record, done).await {
+            match self.review(place, &target, record, now, done).await {
                 Ok(true) => self.settle(name, now, commit),
                 Ok(false) => {}
                 Err(error) => done.fail(&target.repo, &error),
@@ -183,10 +204,15 @@ impl Publisher {
                 }
             },
         };
-        // A deny rule refuses whatever was approved.
-        let is_denied = matches!(&refused, gateway::Error::Denied(no) if no.kind == Some(DenialKind::DenyRule));
-        if is_denied || (counted && (self.0.approvals_count)()) {
+        if counted && (self.0.approvals_count)() {
             return Ok(Judged::Refused(refused));
+        }
+        // A deny rule, such as a withdrawal, refuses whatever was approved.
+        let copies = self.copies(target, record).await?;
+        match self.0.gateway.copies_not_denied(&target.repo, record.commit, &copies).await {
+            Ok(()) => {}
+            Err(error) if error.is_refusal() => return Ok(Judged::Refused(error)),
+            Err(error) => return Err(error.into()),
         }
         tracing::warn!(repo = %target.repo, %refused, "not unpublished: approvals can't be read, it may be approved");
         Ok(Judged::Unsure)
@@ -208,6 +234,7 @@ impl Publisher {
         place: &PublishPrefix,
         target: &Target,
         record: Record,
+        now: Now,
         done: &mut Reconciled,
     ) -> Result<bool> {
         if matches!(record.state, State::Unpublishing | State::Unpublished) {
@@ -216,14 +243,14 @@ impl Publisher {
                 return Ok(true);
             }
             let reason = record.reason.clone().unwrap_or_default();
-            if self.remove(target, record, &reason).await? > 0 {
+            if self.remove(target, &record, &reason).await? > Some(0) {
                 done.lines.push(format!("{}: removed what was left", target.repo));
             }
             return Ok(false);
         }
         let whole = match self.judge(target, &record).await? {
             Judged::Refused(error) => {
-                self.remove_as_refused(target, record, &error, done).await;
+                self.remove_as_refused(target, &record, &error, done).await?;
                 return Ok(false);
             }
             Judged::Unsure => return Ok(false),
@@ -234,11 +261,14 @@ impl Publisher {
         if let Said::Failed(why) = self.hook(&whole, &record.revision, Again::Later).await? {
             tracing::warn!(repo = %target.repo, commit = %record.commit, why, "published, and the hook fails on it now");
             if let Some(error) = self.copies_refused(target, &record).await? {
-                self.remove_as_refused(target, record, &error, done).await;
+                self.remove_as_refused(target, &record, &error, done).await?;
             }
             return Ok(false);
         }
-        let outcome = self.put(place, target.clone(), &record.revision, &whole).await?;
+        // Over this record alone: what others have published meanwhile is newer.
+        let (revision, over) = (&record.revision, Some(&record));
+        let outcome =
+            Box::pin(self.put(Publication { place, target, revision, whole: &whole, judged: now, over })).await?;
         if let Outcome::Published { commit, .. } = outcome {
             done.lines.push(format!("{}: published {commit} again", target.repo));
         }
@@ -315,7 +345,7 @@ impl Publisher {
         *self.0.settled.lock().unwrap_or_else(PoisonError::into_inner) = AllSettled::default();
     }
 
-    fn now(&self) -> Now {
+    pub(super) fn now(&self) -> Now {
         (self.0.policy.current().digest(), today())
     }
 

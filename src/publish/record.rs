@@ -3,14 +3,19 @@
 
 use std::{
     collections::BTreeMap,
+    pin::pin,
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use bytes::Bytes;
-use futures_util::TryStreamExt as _;
+use futures_util::{
+    TryStreamExt as _,
+    future::{Either, select},
+};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use time::OffsetDateTime;
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::{
@@ -74,6 +79,14 @@ pub(super) struct Record {
     /// When this was written.
     #[serde(with = "time::serde::rfc3339")]
     pub(super) at: OffsetDateTime,
+}
+
+impl Record {
+    /// Whether this is still the set of copies that another record speaks of.
+    pub(super) fn is_same_set(&self, other: &Self) -> bool {
+        let is_there = |record: &Self| matches!(record.state, State::Publishing | State::Published);
+        (&self.prefix, self.commit, is_there(self)) == (&other.prefix, other.commit, is_there(other))
+    }
 }
 
 /// The files that certainly are what they should be, by their paths.
@@ -187,8 +200,21 @@ impl Lease {
         Ok(lease.is_ours().await?.then_some(lease))
     }
 
+    /// Keeps it as long as `work` runs. When somebody else has it, or nobody can tell, `work` goes on without it, and
+    /// `going` ends, so that it comes to its end soon.
+    pub(super) async fn during<T>(&self, going: &CancellationToken, work: impl Future<Output = T>) -> (T, Result<()>) {
+        let (work, keep) = (pin!(work), pin!(self.keep()));
+        match select(work, keep).await {
+            Either::Left((done, _)) => (done, Ok(())),
+            Either::Right((kept, work)) => {
+                going.cancel();
+                (work.await, kept)
+            }
+        }
+    }
+
     /// Keeps it as long as this runs; ends when somebody else has it.
-    pub(super) async fn keep(&self) -> Result<()> {
+    async fn keep(&self) -> Result<()> {
         loop {
             tokio::time::sleep(RENEW_EVERY).await;
             if !self.is_ours().await? {
@@ -222,4 +248,29 @@ impl Lease {
 
 fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::manifest::testing::MemoryStore;
+
+    #[tokio::test(start_paused = true)]
+    async fn work_whose_lease_is_lost_is_told_and_comes_to_its_end() {
+        let records = Records(MemoryStore::new());
+        let target = Target { repo: "acme/tiny".parse().unwrap(), commit: None };
+        let lease = Lease::take(&records, &target, false).await.unwrap().unwrap();
+        assert!(Lease::take(&records, &target, false).await.unwrap().is_none(), "one at a time");
+        let going = CancellationToken::new();
+        let work = async {
+            let other = Lease::take(&records, &target, true).await.unwrap().unwrap();
+            going.cancelled().await;
+            tokio::time::sleep(LEASE).await;
+            other
+        };
+        let (other, kept) = lease.during(&going, work).await;
+        kept.unwrap();
+        lease.give_back().await.unwrap();
+        assert!(other.is_ours().await.unwrap(), "what is another's is not given back");
+    }
 }

@@ -1,73 +1,91 @@
-//! One set of copies, made a commit's or removed.
+//! One set of copies, made a commit's.
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet},
+    future,
+    pin::pin,
+};
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use time::OffsetDateTime;
+use tokio_util::sync::CancellationToken;
 
 use super::{
-    Error, Outcome, Publisher, Result,
+    Error, Outcome, Publisher, Result, catalogue,
     config::lies_inside,
     marker::marker,
+    reconcile::Now,
     record::{Lease, Record, State, Target},
 };
 use crate::{
     gateway::{Publishability, Publishable, PublishableFile, PublishedCopy},
     hub::{Commit, Repo, RepoPath, Revision},
-    policy::today,
-    store::{CATALOGUE, CopyFacts, Key, MARKER, Prefix, PublishPrefix, PutMode},
+    store::{self, CATALOGUE, CopyFacts, Key, MARKER, Prefix, PublishPrefix, PutMode},
 };
 
 /// Requests to the store at a time.
 const AT_ONCE: usize = 16;
 
 /// What lies in a repo's folder.
-struct Found {
+pub(super) struct Found {
     /// Sizes by path.
-    files: HashMap<RepoPath, u64>,
+    pub(super) files: HashMap<RepoPath, u64>,
     /// What no file of a repo can be; somebody else's.
-    strange: Vec<Key>,
-    has_marker: bool,
+    pub(super) strange: Vec<Key>,
+    pub(super) has_marker: bool,
+}
+
+/// What is to be published where, and what that was decided by.
+#[derive(Clone, Copy)]
+pub(super) struct Publication<'a> {
+    pub(super) place: &'a PublishPrefix,
+    pub(super) target: &'a Target,
+    pub(super) revision: &'a Revision,
+    pub(super) whole: &'a Publishable,
+    /// When policy was asked for it.
+    pub(super) judged: Now,
+    /// The record that it replaces, where only that is to be replaced.
+    pub(super) over: Option<&'a Record>,
 }
 
 impl Publisher {
-    /// Makes the copies those of a commit, unless they are already.
-    pub(super) async fn put(
-        &self,
-        place: &PublishPrefix,
-        target: Target,
-        revision: &Revision,
-        whole: &Publishable,
-    ) -> Result<Outcome> {
-        let gate = self.gate(&target);
+    /// Makes the copies those of a commit, unless they are already. Whatever ends this early, nothing of it is under way
+    /// any more when the next publication begins: a copy that landed later would be taken for one of that.
+    pub(super) async fn put(&self, publication: Publication<'_>) -> Result<Outcome> {
+        let target = publication.target;
+        let gate = self.gate(target);
         let _turn = gate.turn.lock().await;
-        let stop = gate.new_stop();
-        let Some(lease) = Lease::take(&self.0.records, &target, false).await? else { return Ok(Outcome::Busy) };
-        let outcome = tokio::select! {
-            outcome = self.put_alone(place, &target, revision, whole, &lease) => outcome,
-            kept = lease.keep() => kept.map(|()| Outcome::Busy).map_err(Error::from),
-            () = stop.cancelled() => Ok(Outcome::Busy),
-        };
+        let removed = gate.new_stop();
+        let Some(lease) = Lease::take(&self.0.records, target, false).await? else { return Ok(Outcome::Busy) };
+        let going = removed.child_token();
+        let (outcome, kept) = lease.during(&going, self.put_alone(publication, &lease, &going)).await;
         lease.give_back().await?;
+        if removed.is_cancelled() {
+            self.clear_late(&gate, publication).await?;
+        }
+        kept?;
         outcome
     }
 
     async fn put_alone(
         &self,
-        place: &PublishPrefix,
-        target: &Target,
-        revision: &Revision,
-        whole: &Publishable,
+        publication: Publication<'_>,
         lease: &Lease,
+        going: &CancellationToken,
     ) -> Result<Outcome> {
+        let Publication { place, target, revision, whole, judged, over } = publication;
         let records = &self.0.records;
         let before = records.read(target).await?;
+        if over.is_some_and(|over| before.as_ref().is_none_or(|before| !before.is_same_set(over))) {
+            return Ok(Outcome::Busy);
+        }
         if let Some(before) = &before
             && before.prefix != place.to_string()
             && before.state != State::Unpublished
         {
             tracing::info!(repo = %target.repo, from = before.prefix, to = %place, "publish.prefix has changed");
             self.clear(target, before.clone(), "publish.prefix has changed").await?;
+            catalogue::leave(records, &before.prefix.parse().map_err(Error::Clash)?).await?;
         }
         let found = self.look(place, target).await?;
         let known = records.files(target).await?;
@@ -98,28 +116,28 @@ impl Publisher {
                 return Ok(Outcome::Unchanged { commit: whole.commit });
             }
         }
-        let policy = (self.0.policy.current().digest(), today());
-
+        if going.is_cancelled() {
+            return Ok(Outcome::Busy);
+        }
         // From here on the list names only what this publication does not touch.
         record.state = State::Publishing;
         records.write(target, &record).await?;
         records.write_files(target, right.iter().copied()).await?;
         self.0.store.delete(&marker_key).await?;
         let removed = gone.len();
-        self.delete_all(gone).await?;
+        to_their_end(gone, going, |key| async move { self.0.store.delete(&key).await }).await?;
         // Owned, since a stream over borrowed files can't be sent between threads.
         let files: Vec<PublishableFile> = wrong.iter().map(|file| (*file).clone()).collect();
-        let copies = stream::iter(files).map(|file| self.copy(place, target, whole, file));
-        copies.buffer_unordered(AT_ONCE).try_collect::<()>().await?;
+        to_their_end(files, going, |file| self.copy(place, target, whole, file)).await?;
 
-        // Gigabytes take their time, and policy may have changed its mind.
-        if policy != (self.0.policy.current().digest(), today()) {
+        // Hooks, turns and gigabytes take their time, and policy may have changed its mind.
+        if judged != self.now() {
             match self.0.gateway.publishable(&target.repo, revision, Some(whole.commit)).await? {
                 Publishability::Whole(now) if now.files == whole.files => {}
                 _ => return Ok(Outcome::Busy),
             }
         }
-        if !lease.is_ours().await? {
+        if going.is_cancelled() || !lease.is_ours().await? {
             return Ok(Outcome::Busy);
         }
         records.write_files(target, whole.files.iter()).await?;
@@ -139,7 +157,7 @@ impl Publisher {
         target: &Target,
         whole: &Publishable,
         file: PublishableFile,
-    ) -> Result<()> {
+    ) -> store::Result<()> {
         let to = Key::published(place, &target.repo, target.commit, &file.path);
         let facts = CopyFacts {
             repo: target.repo.to_string(),
@@ -147,12 +165,11 @@ impl Publisher {
             license: whole.license.clone(),
             size: file.size,
         };
-        self.0.store.copy(&file.sha256, &to, &facts).await?;
-        Ok(())
+        self.0.store.copy(&file.sha256, &to, &facts).await.map(drop)
     }
 
     /// What lies in a set of copies' folder now.
-    async fn look(&self, place: &PublishPrefix, target: &Target) -> Result<Found> {
+    pub(super) async fn look(&self, place: &PublishPrefix, target: &Target) -> Result<Found> {
         let prefix = Prefix::published(place, &target.repo, target.commit);
         let mut found = Found { files: HashMap::new(), strange: Vec::new(), has_marker: false };
         let mut objects = self.0.store.list(&prefix);
@@ -170,11 +187,6 @@ impl Publisher {
         Ok(found)
     }
 
-    async fn delete_all(&self, keys: Vec<Key>) -> Result<()> {
-        let deletes = keys.into_iter().map(|key| async move { self.0.store.delete(&key).await });
-        Ok(stream::iter(deletes).buffer_unordered(AT_ONCE).try_collect::<()>().await?)
-    }
-
     /// The copies that lie there. Those without a digest are of a publication that was interrupted; what somebody else
     /// has put beside a published set is none of them.
     pub(super) async fn copies(&self, target: &Target, record: &Record) -> Result<Vec<PublishedCopy>> {
@@ -186,56 +198,6 @@ impl Publisher {
             is_ours.then_some(PublishedCopy { path, size, sha256 })
         });
         Ok(copies.collect())
-    }
-
-    /// Whether a set of copies was removed and nothing of it is left, as by a publisher that was stopped in the middle
-    /// of a copy.
-    pub(super) async fn is_gone(&self, target: &Target, record: &Record) -> Result<bool> {
-        if record.state != State::Unpublished {
-            return Ok(false);
-        }
-        let found = self.look(&record.prefix.parse().map_err(Error::Clash)?, target).await?;
-        Ok(found.files.is_empty() && found.strange.is_empty() && !found.has_marker)
-    }
-
-    /// Removes a set of copies, whoever is publishing it. Returns how many files went.
-    pub(super) async fn remove(&self, target: &Target, record: Record, reason: &str) -> Result<usize> {
-        let gate = self.gate(target);
-        gate.stop().cancel();
-        let _turn = gate.turn.lock().await;
-        // Nobody has it who took it a moment ago, too: then the next look goes on.
-        let Some(lease) = Lease::take(&self.0.records, target, true).await? else { return Ok(0) };
-        let removed = self.clear(target, record, reason).await;
-        lease.give_back().await?;
-        removed
-    }
-
-    async fn clear(&self, target: &Target, mut record: Record, reason: &str) -> Result<usize> {
-        let place: PublishPrefix = record.prefix.parse().map_err(Error::Clash)?;
-        let was_there = record.state != State::Unpublished;
-        if was_there {
-            record.state = State::Unpublishing;
-            record.reason = Some(reason.to_owned());
-            record.at = OffsetDateTime::now_utc();
-            self.0.records.write(target, &record).await?;
-            self.0.records.write_files(target, std::iter::empty()).await?;
-        }
-        self.0.store.delete(&Key::marker(&place, &target.repo, target.commit)).await?;
-        let found = self.look(&place, target).await?;
-        let files = found.files.keys().map(|path| Key::published(&place, &target.repo, target.commit, path));
-        let mut files: Vec<Key> = files.collect();
-        files.extend(found.strange);
-        let removed = files.len();
-        self.delete_all(files).await?;
-        if was_there {
-            record.state = State::Unpublished;
-            record.at = OffsetDateTime::now_utc();
-            self.0.records.write(target, &record).await?;
-        }
-        if removed > 0 || was_there {
-            tracing::warn!(repo = %target.repo, commit = %record.commit, removed, reason, "unpublished");
-        }
-        Ok(removed)
     }
 
     /// Refuses copies that would lie where something else does.
@@ -269,9 +231,67 @@ impl Publisher {
     }
 }
 
+/// Runs requests to the store, some at a time. When one fails, or `going` ends, no more are begun; those under way come
+/// to their end.
+pub(super) async fn to_their_end<T, F: Future<Output = store::Result<()>>>(
+    items: Vec<T>,
+    going: &CancellationToken,
+    request: impl Fn(T) -> F,
+) -> Result<()> {
+    let going = going.child_token();
+    let begun = stream::iter(items).take_while(|_| future::ready(!going.is_cancelled()));
+    let mut requests = pin!(begun.map(request).buffer_unordered(AT_ONCE));
+    let mut outcome = Ok(());
+    while let Some(ended) = requests.next().await {
+        if let Err(error) = ended
+            && outcome.is_ok()
+        {
+            going.cancel();
+            outcome = Err(error.into());
+        }
+    }
+    outcome
+}
+
 /// Whether a path lies below `@<commit>/`.
 fn is_below_commit(path: &str) -> bool {
     path.strip_prefix('@')
         .and_then(|rest| rest.split_once('/'))
         .is_some_and(|(commit, _)| commit.parse::<Commit>().is_ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use futures_util::poll;
+    use tokio::sync::Notify;
+
+    use super::*;
+    use crate::store::ErrorKind;
+
+    #[tokio::test]
+    async fn after_a_failure_none_is_begun_and_those_under_way_come_to_their_end() {
+        let (begun, landed, hold) = (AtomicUsize::new(0), AtomicUsize::new(0), Notify::new());
+        let (going, all) = (CancellationToken::new(), (0..100).collect());
+        let request = async |number: i32| {
+            begun.fetch_add(1, Ordering::SeqCst);
+            if number == 3 {
+                return Err(store::Error::new(ErrorKind::Busy));
+            }
+            hold.notified().await;
+            landed.fetch_add(1, Ordering::SeqCst);
+            Ok(())
+        };
+        let mut work = pin!(to_their_end(all, &going, request));
+        assert!(poll!(&mut work).is_pending(), "it waits for those under way");
+        for _ in 1..AT_ONCE {
+            hold.notify_one();
+            let _ = poll!(&mut work);
+        }
+        assert!(work.await.is_err());
+        let count = |of: &AtomicUsize| of.load(Ordering::SeqCst);
+        assert_eq!((count(&begun), count(&landed)), (AT_ONCE, AT_ONCE - 1));
+        assert!(!going.is_cancelled(), "the caller's own");
+    }
 }

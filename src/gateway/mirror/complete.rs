@@ -257,7 +257,7 @@ impl Gateway {
 
     /// The name of a repo to put to policy where nobody asked: its own, or the legacy one that it was found
     /// under, such as `gpt2`, where a rule names that.
-    pub(super) async fn allowed_name(&self, repo: &Repo) -> Result<Repo> {
+    pub async fn allowed_name(&self, repo: &Repo) -> Result<Repo> {
         let (policy, today) = (self.policy.current(), OffsetDateTime::now_utc().date());
         if policy.decide_repo(repo, today).is_err()
             && let Some(legacy) = repo.id().split_once('/').and_then(|(_, name)| Repo::new(repo.kind(), name).ok())

@@ -73,7 +73,8 @@ pub(crate) struct TestGateway {
     pub(crate) gateway: Gateway,
     /// Its store.
     pub(crate) store: Arc<dyn Store>,
-    policy: Arc<PolicyHandle>,
+    /// Its policy.
+    pub(crate) policy: Arc<PolicyHandle>,
     /// Policy, configuration and store lie here; give it to another [`Setup`] to start on the same store.
     pub(crate) root: Arc<tempfile::TempDir>,
     log: Lines,

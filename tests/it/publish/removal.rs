@@ -1,0 +1,143 @@
+//! What is taken away, and what stays.
+
+use hubgate::{
+    hooks::{Again, Hooks, HooksConfig, Location},
+    hub::Revision,
+    policy::EnvLists,
+    publish::{PublishConfig, Publisher},
+    store::StoreConfig,
+};
+
+use super::{hooks::hook, *};
+use crate::support::gateway::TestGateway;
+
+#[tokio::test]
+async fn a_file_that_is_withheld_from_now_on_is_taken_away() {
+    let hub = Standin::builder().repo(first()).start().await;
+    let (root, process) = world(&hub, REPOS).await;
+    assert_eq!(ran(root.path(), &["publish"]).0, 0);
+    let policy = POLICY.replace("[\"*.pkl\", ", "[\"*.pkl\", \"*.txt\", ");
+    fs::write(root.path().join("policy/policy.toml"), policy).unwrap();
+    let (code, said) = ran(root.path(), &["publish"]);
+    assert_eq!(code, 0, "{said}");
+    assert!(!names(&copies(root.path())).iter().any(|name| name.ends_with(".txt")), "in no copy of any commit");
+    is_commit(&hub, &copies(root.path()), &hub.commit(REPO, "main"));
+    drop(process);
+}
+
+#[tokio::test]
+async fn withdrawn_content_is_taken_away_though_its_commit_is_not_whole_any_more() {
+    let hub = Standin::builder().repo(first()).start().await;
+    let (root, process) = world(&hub, REPOS).await;
+    process.kill().await;
+    assert_eq!(ran(root.path(), &["publish"]).0, 0);
+    let sha256 = hub.sha256(REPO, &hub.commit(REPO, "main"), "model.safetensors");
+    let (code, said) = ran(root.path(), &["withdraw", &format!("sha256:{sha256}"), "--reason", "stolen", "--purge"]);
+    assert_eq!(code, 0, "{said}");
+    let (_, said) = ran(root.path(), &["publish"]);
+    assert!(names(&copies(root.path())).is_empty() && said.contains("stolen"), "{said}");
+}
+
+#[tokio::test]
+async fn a_file_that_is_withheld_from_now_on_is_taken_away_though_another_is_not_stored() {
+    let hub = Standin::builder().repo(first()).start().await;
+    let (root, process) = world(&hub, REPOS).await;
+    process.kill().await;
+    assert_eq!(ran(root.path(), &["publish"]).0, 0);
+    fs::remove_dir_all(root.path().join("store/manifest/index")).unwrap();
+    assert_ne!(ran(root.path(), &["publish"]).0, 0);
+    is_commit(&hub, &copies(root.path()), &hub.commit(REPO, "main"));
+    let policy = POLICY.replace("[\"*.pkl\", ", "[\"*.pkl\", \"*.txt\", ");
+    fs::write(root.path().join("policy/policy.toml"), policy).unwrap();
+    let (_, said) = ran(root.path(), &["publish"]);
+    assert!(names(&copies(root.path())).is_empty() && said.contains("withheld"), "{said}");
+}
+
+#[tokio::test]
+async fn a_revision_that_is_refused_takes_nothing_of_another_away() {
+    let hub = Standin::builder().repo(first()).start().await;
+    let (root, process) = world(&hub, REPOS).await;
+    process.kill().await;
+    let policy = POLICY.replacen("repo = \"acme/*\"", "repo = \"acme/*\"\nrevisions = [\"main\"]", 1);
+    fs::write(root.path().join("policy/policy.toml"), policy).unwrap();
+    assert_eq!(ran(root.path(), &["publish"]).0, 0);
+    let (code, said) = ran(root.path(), &["publish", &format!("{REPO}@dev")]);
+    assert!(code == 1 && said.contains("Blocked by hubgate policy"), "{said}");
+    is_commit(&hub, &copies(root.path()), &hub.commit(REPO, "main"));
+}
+
+#[tokio::test]
+async fn what_was_withdrawn_is_published_again_when_that_is_lifted() {
+    let hub = Standin::builder().repo(first()).start().await;
+    let (root, process) = world(&hub, REPOS).await;
+    let folder = copies(root.path());
+    let marker = folder.join(".hubgate-commit");
+    fs::write(root.path().join("policy/policy.toml"), format!("{POLICY}\n")).unwrap();
+    eventually("published", async || marker.exists()).await;
+    let (code, said) = ran(root.path(), &["withdraw", REPO, "--reason", "to be looked at", "--json"]);
+    assert_eq!(code, 0, "{said}");
+    let said: Value = serde_json::from_str(&said[said.find('{').unwrap()..]).unwrap();
+    eventually("unpublished", async || names(&folder).is_empty()).await;
+    let (code, said) = ran(root.path(), &["withdraw", "--lift", said["id"].as_str().unwrap(), "--reason", "fine"]);
+    assert_eq!(code, 0, "{said}");
+    eventually("published again", async || marker.exists()).await;
+    is_commit(&hub, &folder, &hub.commit(REPO, "main"));
+    drop(process);
+}
+
+#[tokio::test]
+async fn no_publication_keeps_what_is_refused_from_being_removed() {
+    let hub = Standin::builder().repo(first()).repo(
+        RepoBuilder::model("acme/other")
+            .commit(NewCommit::new("First").file("README.md", README).file("config.json", "{}")),
+    );
+    let hub = hub.start().await;
+    let aside = tempfile::tempdir().unwrap();
+    let more = format!("publish.repos = [\"{REPO}\", \"acme/other\"]\n{}", hook(aside.path(), 0));
+    let (root, process) = world(&hub, &more).await;
+    process.kill().await;
+    ran(root.path(), &["publish", REPO]);
+    is_commit(&hub, &copies(root.path()), &hub.commit(REPO, "main"));
+    // The hook on the other repo does not end, for whoever asks.
+    let runs = aside.path().join("runs");
+    let script = format!("echo >> {0}\nwhile [ -e {0} ]; do sleep 0.1; done\n", runs.display());
+    fs::write(aside.path().join("hook.sh"), script).unwrap();
+    let process = Process::start(root.path()).await;
+    for path in ["README.md", "config.json"] {
+        assert_eq!(process.client.get(&format!("/acme/other/resolve/main/{path}")).await.unwrap().status, 200);
+    }
+    fs::write(root.path().join("policy/policy.toml"), format!("{POLICY}\n")).unwrap();
+    let count = || fs::read_to_string(&runs).unwrap_or_default().lines().count();
+    eventually("the hook runs for the listener and for the look", async || count() >= 2).await;
+    let denied = format!("{POLICY}\n[[deny]]\nname = \"no\"\nrepo = \"{REPO}\"\nreason = \"not this\"\n");
+    fs::write(root.path().join("policy/policy.toml"), denied).unwrap();
+    eventually("unpublished", async || names(&copies(root.path())).is_empty()).await;
+    fs::remove_file(&runs).unwrap();
+    process.kill().await;
+}
+
+#[tokio::test]
+async fn a_withdrawal_wins_while_approvals_can_not_be_read() {
+    let hub = Standin::builder().repo(first()).start().await;
+    let gate = TestGateway::before(&hub).await;
+    fetch_all(&gate.client).await;
+    let config = PublishConfig { prefix: Some("mirrors/hf".into()), ..PublishConfig::default() };
+    let (store, gateway, policy) = (gate.store.clone(), gate.gateway.clone(), gate.policy.clone());
+    let hooks = Hooks::new(HooksConfig::default(), store.clone(), Location::of(&StoreConfig::default()));
+    let lists = EnvLists::default();
+    let count = Box::new(|| false);
+    let publisher = Publisher::new(&config, &lists, store, gateway, policy, hooks, count).unwrap();
+    publisher.publish(&REPO.parse().unwrap(), &Revision::main(), Again::Later).await.unwrap();
+    let (folder, commit) = (copies(gate.root.path()), hub.commit(REPO, "main"));
+
+    // No rule of the folder allows it; whether an approval does is not known for now.
+    let unapproved = POLICY.replace("repo = \"acme/*\"", "repo = \"nobody/*\"");
+    gate.set_policy(&unapproved).unwrap();
+    publisher.reconcile().await.unwrap();
+    is_commit(&hub, &folder, &commit);
+    let sha256 = hub.sha256(REPO, "main", "config.json");
+    let withdrawn = format!("{unapproved}\n[[deny]]\nsha256 = \"{sha256}\"\nreason = \"stolen\"\n");
+    gate.set_policy(&withdrawn).unwrap();
+    let done = publisher.reconcile().await.unwrap();
+    assert!(names(&folder).is_empty() && done.lines[0].contains("stolen"), "{:?}", done.lines);
+}
