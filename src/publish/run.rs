@@ -285,10 +285,11 @@ mod tests {
         };
         let mut work = pin!(to_their_end(all, &going, request));
         assert!(poll!(&mut work).is_pending(), "it waits for those under way");
-        for _ in 1..AT_ONCE {
+        for _ in 2..AT_ONCE {
             hold.notify_one();
-            let _ = poll!(&mut work);
+            assert!(poll!(&mut work).is_pending(), "one is under way yet");
         }
+        hold.notify_one();
         assert!(work.await.is_err());
         let count = |of: &AtomicUsize| of.load(Ordering::SeqCst);
         assert_eq!((count(&begun), count(&landed)), (AT_ONCE, AT_ONCE - 1));

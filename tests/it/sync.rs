@@ -251,25 +251,6 @@ async fn what_can_not_be_done_at_all_is_said_in_a_line() {
 }
 
 #[tokio::test]
-async fn a_disk_that_is_full_is_named_and_the_files_that_fit_are_whole() {
-    let hub = Standin::builder().repo(big()).start().await;
-    let root = set_up(&hub, "");
-    // No file may grow past 8 MiB, which the file system says as it says that it is full.
-    let mut command = Command::new("/bin/sh");
-    let script = "trap '' XFSZ; ulimit -f 16384; exec \"$@\"";
-    command.args(["-c", script, "sh"]).arg(env!("CARGO_BIN_EXE_hubgate")).env_clear().current_dir(root.path());
-    command.args(["--config", "config.toml", "sync", "--repo", "acme/big"]);
-    let ran = run(command).await;
-    assert_eq!(ran.code, 1, "{}{}", ran.said, ran.complaints);
-    assert!(ran.said.contains("fetched 6 files") && ran.said.contains("failed 1 file"), "{}", ran.said);
-    assert!(ran.said.contains("model.safetensors: no room for another transfer: "), "{}", ran.said);
-    assert!(ran.said.contains("store.local.path"), "{}", ran.said);
-    all_is_well(root.path()).await;
-    let again = synced(root.path(), &["--repo", "acme/big"]).await;
-    assert!(again.code == 0 && again.said.contains("fetched 1 file"), "{}", again.said);
-}
-
-#[tokio::test]
 async fn the_policys_list_says_which_repos_revisions_and_files() {
     let hub = Standin::builder().fixtures().repo(big()).start().await;
     let root = set_up(&hub, "");

@@ -72,7 +72,7 @@ fn full_and_then_not(full: &Ran, says: &str, then: &Ran) {
 async fn where_the_disk_is_full_it_says_so_keeps_what_is_whole_and_the_next_run_fetches_the_rest() {
     let hub = Standin::builder().repo(big()).start().await;
     let root = set_up(&hub, "");
-    // A limit on the size of files is what a user can make of a full disk: room for all but the large one.
+    // No file may grow past 4 MiB, which the file system says as it says that it is full.
     let limited = "trap '' XFSZ; ulimit -f 8192; exec \"$0\" \"$@\"";
     let usual = sync(root.path(), &["--repo", "acme/big"]);
     let mut command = Command::new("sh");
@@ -82,7 +82,8 @@ async fn where_the_disk_is_full_it_says_so_keeps_what_is_whole_and_the_next_run_
     let staged: Vec<_> = contents(&root.path().join("store/.staging")).into_iter().collect();
     assert!(staged.is_empty(), "{staged:?}");
     let then = run(usual).await;
-    full_and_then_not(&full, "the file system of store.local.path (", &then);
+    let why = "model.safetensors: no room for another transfer: the file system of store.local.path (";
+    full_and_then_not(&full, why, &then);
     all_is_well(root.path()).await;
 }
 
@@ -100,6 +101,6 @@ async fn where_the_bucket_is_full_it_says_so_and_the_next_run_fetches_the_rest()
     all_is_well(root.path()).await;
     assert_eq!((s3.uploads(), s3.large_files()), (0, 0), "nothing is half there");
     let then = synced(root.path(), &arguments).await;
-    full_and_then_not(&full, "no room: ", &then);
+    full_and_then_not(&full, "the bucket (store.s3.bucket) or its server is full", &then);
     all_is_well(root.path()).await;
 }
