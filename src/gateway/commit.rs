@@ -156,7 +156,7 @@ impl Gateway {
     }
 
     /// Asks upstream what a revision means now. One task for all who ask; what it learns is kept.
-    async fn look(&self, asker: &Asker, asked: &Repo, revision: &Revision) -> Result<Looked> {
+    pub(super) async fn look(&self, asker: &Asker, asked: &Repo, revision: &Revision) -> Result<Looked> {
         let name = (asked.clone(), revision.clone());
         if let Some(error) = self.unknown.get(&name).await {
             return Err(error);

@@ -123,7 +123,7 @@ impl PolicySet {
             ));
         }
         match self.decide_repo(canonical, today) {
-            Ok(canonical_rule) => Ok(canonical_rule),
+            Ok(canonical_rule) => Ok(canonical_rule.held_as(&rule)),
             Err(denial) if denial.kind() == DenialKind::NoRule && is_hubs_own_move(asked, canonical) => {
                 Ok(self.with_lock_of(rule, canonical))
             }

@@ -132,6 +132,9 @@ async fn a_locked_branch_serves_what_was_reviewed_while_upstream_moves_and_when_
     assert_eq!(stored(&Sha256::of(text.as_bytes()).to_string()).unwrap(), text);
     assert!(stored(in_force.as_str().unwrap()).unwrap().contains("# ==> lock models.lock ("));
 
+    let verified = run(&root, &["verify"]).await;
+    assert_eq!(verified.code, 0, "{}{}", verified.said, verified.complaints);
+
     hub.stop().await;
     assert_eq!(gate.get("/acme/m/resolve/main/model.safetensors").await.status, 200);
     assert_eq!(gate.get("/acme/m/resolve/main/config.json").await.text(), "{}");

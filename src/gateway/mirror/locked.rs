@@ -164,10 +164,10 @@ impl Gateway {
     /// Finds out the sha256 of the files that the Hub names by a git id and that policy serves: by the store, or by
     /// fetching them, since they are small.
     pub async fn find_digests(&self, asker: &Asker, lockable: &mut Lockable) -> Result<()> {
-        let Locked { repo, revision, commit, .. } = &lockable.locked;
-        let plan = self.plan(asker, repo, &(*commit).into(), &Selection::default()).await?;
+        let (repo, at) = (lockable.locked.repo.clone(), Revision::from(lockable.locked.commit));
+        let plan = self.plan(asker, &repo, &at, &Selection::default()).await?;
         // The manifest has the revision that is locked.
-        let plan = Plan { revision: revision.clone(), ..plan };
+        let plan = Plan { revision: lockable.locked.revision.clone(), ..plan };
         let planned = plan.verdict.as_ref().map_err(|refusal| Error::Denied(refusal.clone()))?;
         let (outages, mut unknown) = (AtomicU32::new(0), Vec::new());
         for file in planned.files.iter().filter(|file| matches!(file.blob, BlobId::Git(_))) {
@@ -182,6 +182,13 @@ impl Gateway {
             if let Some(locked) = lockable.locked.files.get_mut(&file.path) {
                 locked.sha256 = sha256;
             }
+        }
+        // A file is tried for longer than somebody waits who has no origin; one question tells.
+        if !unknown.is_empty()
+            && let Err(error) = self.look(asker, &repo, &at).await
+        {
+            lockable.by_git_id = unknown.iter().map(|file| (file.path.clone(), error.clone())).collect();
+            return Ok(());
         }
         let mut ends = stream::iter(unknown)
             .map(|file| self.bring_reported(asker, &plan, planned, file, &outages, &|_, _| {}))

@@ -32,6 +32,15 @@ impl Rule {
         Arc::new(Self { locked: Some(LockedRepo { entries: entries.clone(), at: None }), ..self.clone() })
     }
 
+    /// This rule, for a repo that was asked for under a name of which `asked` is the rule: what is locked under that name
+    /// holds where upstream calls it by another one since.
+    pub(in crate::policy) fn held_as(self: Arc<Self>, asked: &Self) -> Arc<Self> {
+        match (&self.locked, &asked.locked) {
+            (None, Some(locked)) => self.locked_to(&locked.entries),
+            _ => self,
+        }
+    }
+
     /// This rule, for one commit of its repo: the files are held against what the lock has of that.
     #[must_use]
     pub fn at(self: Arc<Self>, commit: Commit) -> Arc<Self> {
@@ -338,6 +347,8 @@ mod tests {
             ("acme/old", "acme/new", ONE, None),
             ("acme/new", "acme/new", ONE, None),
             ("acme/old", "acme/new", TWO, Some(DenialKind::NotLocked)),
+            ("acme/old", "acme/newest", ONE, None),
+            ("acme/old", "acme/newest", TWO, Some(DenialKind::NotLocked)),
             ("acme/other", "acme/new", TWO, Some(DenialKind::NotLocked)),
             ("gpt2", "openai-community/gpt2", TWO, Some(DenialKind::NotLocked)),
             ("gpt3", "openai-community/gpt3", TWO, Some(DenialKind::NotLocked)),
@@ -347,6 +358,8 @@ mod tests {
             let denial = decide(&set, asked, &facts(canonical, commit)).err();
             assert_eq!(denial.as_ref().map(Denial::kind), expected, "{asked} -> {canonical}@{commit}");
         }
+        let renamed = decide(&set, "acme/old", &facts("acme/newest", ONE)).unwrap();
+        assert!(renamed.rule.hides(&"new.json".parse().unwrap()), "the files are held against the lock under any name");
         let set = policy(
             "[[allow]]\nname = \"y\"\nrepo = \"acme/y\"\nupstream_id = \"id2\"\n",
             vec![locked("acme/x", "main", ONE), locked("acme/y", "main", ONE)],
