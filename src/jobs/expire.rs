@@ -55,3 +55,28 @@ impl Jobs {
         Ok(expired)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{super::ledger::Ledger, *};
+    use crate::{hub::Revision, manifest::testing::MemoryStore, store::ObjectMeta};
+
+    #[tokio::test]
+    async fn a_job_that_is_asked_for_again_in_the_moment_of_its_removal_stays() {
+        let store = MemoryStore::new();
+        let ledger = Ledger::new(store.clone());
+        let request = Request::new("acme/tiny".parse().unwrap(), Revision::main(), vec![], vec![]).unwrap();
+        let id = request.id();
+        ledger.ask(&request, 0, "otto").await.unwrap();
+        ledger.cancel(&id, 1, "otto").await.unwrap();
+        let seen: Vec<ObjectMeta> = ledger.objects().await.unwrap().remove(&id).unwrap();
+        ledger.retry(&id, 2, "rita").await.unwrap();
+        assert!(!ledger.remove(&id, &seen).await.unwrap());
+        let job = ledger.job(&id).await.unwrap().unwrap();
+        assert_eq!((job.attempt, job.asked.asked_by.as_str()), (2, "otto"));
+
+        let seen = ledger.objects().await.unwrap().remove(&id).unwrap();
+        assert!(ledger.remove(&id, &seen).await.unwrap());
+        assert_eq!(store.keys(""), [""; 0]);
+    }
+}
