@@ -1,15 +1,20 @@
 //! What is taken away, and what stays.
 
+use std::{sync::Arc, time::Duration};
+
 use hubgate::{
     hooks::{Again, Hooks, HooksConfig, Location},
-    hub::Revision,
+    hub::{Repo, Revision},
     policy::EnvLists,
-    publish::{PublishConfig, Publisher},
-    store::StoreConfig,
+    publish::{Outcome, PublishConfig, Publisher},
+    store::{Store, StoreConfig},
 };
 
 use super::{hooks::hook, *};
-use crate::support::gateway::TestGateway;
+use crate::support::{
+    faulty_store::{FaultyStore, Op},
+    gateway::TestGateway,
+};
 
 #[tokio::test]
 async fn a_file_that_is_withheld_from_now_on_is_taken_away() {
@@ -116,17 +121,42 @@ async fn no_publication_keeps_what_is_refused_from_being_removed() {
     process.kill().await;
 }
 
+/// A publisher beside a gateway, to whose mind approvals count or don't.
+fn publisher(gate: &TestGateway, store: Arc<dyn Store>, approvals_count: bool) -> Publisher {
+    let config = PublishConfig { prefix: Some("mirrors/hf".into()), ..PublishConfig::default() };
+    let (gateway, policy) = (gate.gateway.clone(), gate.policy.clone());
+    let hooks = Hooks::new(HooksConfig::default(), store.clone(), Location::of(&StoreConfig::default()));
+    let (lists, count) = (EnvLists::default(), Box::new(move || approvals_count));
+    Publisher::new(&config, &lists, store, gateway, policy, hooks, count).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_being_copied_when_it_was_removed_does_not_stay() {
+    let hub = Standin::builder().repo(first()).start().await;
+    let gate = TestGateway::before(&hub).await;
+    fetch_all(&gate.client).await;
+    let store = FaultyStore::over(gate.store.clone());
+    store.delay(Op::Copy, Duration::from_millis(500));
+    let publisher = publisher(&gate, store.clone(), true);
+    let repo: Repo = REPO.parse().unwrap();
+    let publishing = tokio::spawn({
+        let (publisher, repo) = (publisher.clone(), repo.clone());
+        async move { publisher.publish(&repo, &Revision::main(), Again::Later).await }
+    });
+    eventually("copies are under way", async || store.calls(Op::Copy) >= 5).await;
+    publisher.unpublish(&repo, "at once").await.unwrap();
+    assert!(matches!(publishing.await.unwrap(), Ok(Outcome::Busy)));
+    assert_eq!(names(&copies(gate.root.path())), [""; 0], "what landed behind the removal");
+    let record = gate.root.path().join("store/published/models/acme--move/current/record.json");
+    assert!(fs::read_to_string(record).unwrap().contains("\"unpublished\""));
+}
+
 #[tokio::test]
 async fn a_withdrawal_wins_while_approvals_can_not_be_read() {
     let hub = Standin::builder().repo(first()).start().await;
     let gate = TestGateway::before(&hub).await;
     fetch_all(&gate.client).await;
-    let config = PublishConfig { prefix: Some("mirrors/hf".into()), ..PublishConfig::default() };
-    let (store, gateway, policy) = (gate.store.clone(), gate.gateway.clone(), gate.policy.clone());
-    let hooks = Hooks::new(HooksConfig::default(), store.clone(), Location::of(&StoreConfig::default()));
-    let lists = EnvLists::default();
-    let count = Box::new(|| false);
-    let publisher = Publisher::new(&config, &lists, store, gateway, policy, hooks, count).unwrap();
+    let publisher = publisher(&gate, gate.store.clone(), false);
     publisher.publish(&REPO.parse().unwrap(), &Revision::main(), Again::Later).await.unwrap();
     let (folder, commit) = (copies(gate.root.path()), hub.commit(REPO, "main"));
 
