@@ -57,7 +57,14 @@ impl RequestIds {
             return own.clone();
         }
         let mut id = own.map_or_else(
-            || format!("{:016x}{:08x}", self.process, self.next.fetch_add(1, Ordering::Relaxed)).into_bytes(),
+            || {
+                // Both parts as hex digits, at a fraction of what `format!` takes.
+                let mut id = vec![0; 32];
+                let (process, number) = id.split_at_mut(16);
+                let _ = hex::encode_to_slice(self.process.to_be_bytes(), process);
+                let _ = hex::encode_to_slice(self.next.fetch_add(1, Ordering::Relaxed).to_be_bytes(), number);
+                id
+            },
             |own| own.as_bytes().to_vec(),
         );
         if let Some(trace) = trace {
@@ -130,7 +137,7 @@ impl Visit {
                 None => line.text("client", self.address),
             }
             line.text("method", &self.method);
-            line.text("route", self.route);
+            line.word("route", self.route);
             if let Some(repo) = &self.repo {
                 line.text("repo", repo);
             }
@@ -142,8 +149,8 @@ impl Visit {
             }
             line.number("status", status.as_u16());
             line.number("bytes", bytes);
-            line.text("cache", self.outcome.name());
-            line.text("ended", ended);
+            line.word("cache", self.outcome.name());
+            line.word("ended", ended);
             line.number("duration_ms", u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX));
             line.text("request_id", self.id.to_str().unwrap_or("-"));
             if let Some(agent) = self.agent.as_ref().and_then(|agent| agent.to_str().ok()) {

@@ -59,17 +59,30 @@ impl Line<'_> {
         }
     }
 
+    /// Adds a word of our own, in which nothing needs escaping.
+    pub fn word(&mut self, key: &str, value: &'static str) {
+        self.key(key);
+        let quote = if self.format == LogFormat::Json { "\"" } else { "" };
+        self.text.push_str(quote);
+        self.text.push_str(value);
+        self.text.push_str(quote);
+    }
+
     /// Adds a number.
     pub fn number(&mut self, key: &str, value: impl Into<u64>) {
         self.key(key);
-        let _ = write!(self.text, "{}", value.into());
+        self.text.push_str(itoa::Buffer::new().format(value.into()));
     }
 
+    // `write!` would be a quarter of what a line costs.
     fn key(&mut self, key: &str) {
-        let _ = match self.format {
-            LogFormat::Json => write!(self.text, ",\"{key}\":"),
-            LogFormat::Text => write!(self.text, " {key}="),
+        let (before, after) = match self.format {
+            LogFormat::Json => (",\"", "\":"),
+            LogFormat::Text => (" ", "="),
         };
+        self.text.push_str(before);
+        self.text.push_str(key);
+        self.text.push_str(after);
     }
 }
 
@@ -89,10 +102,13 @@ fn start(text: &mut String, format: LogFormat, now: OffsetDateTime, target: &str
         text.push_str(shown);
     });
     let _ = write!(text, ".{:06}Z", now.microsecond());
-    let _ = match format {
-        LogFormat::Json => write!(text, "\",\"level\":\"INFO\",\"target\":\"{target}\""),
-        LogFormat::Text => write!(text, "  INFO {target}:"),
+    let (before, after) = match format {
+        LogFormat::Json => ("\",\"level\":\"INFO\",\"target\":\"", "\""),
+        LogFormat::Text => ("  INFO ", ":"),
     };
+    text.push_str(before);
+    text.push_str(target);
+    text.push_str(after);
 }
 
 /// Escapes as a JSON string does, and does not write anything that could end a line.
