@@ -37,6 +37,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::FutureExt as _;
 use moka::future::Cache;
 use tokio::{
     sync::{Semaphore, broadcast},
@@ -225,10 +226,13 @@ where
 }
 
 /// Bounds the time to an answer.
-async fn by<T>(deadline: Instant, work: impl Future<Output = Result<T>>) -> Result<T> {
-    tokio::time::timeout_at(deadline, work).await.unwrap_or_else(|_| {
-        let why = "still fetching from the origin; the answer will be here soon".to_owned();
-        Err(Error::Busy { why, retry_after: RETRY })
+// No `async fn`: that would hold the work twice, as what it was given and as what it waits for.
+fn by<T>(deadline: Instant, work: impl Future<Output = Result<T>>) -> impl Future<Output = Result<T>> {
+    tokio::time::timeout_at(deadline, work).map(|done| {
+        done.unwrap_or_else(|_| {
+            let why = "still fetching from the origin; the answer will be here soon".to_owned();
+            Err(Error::Busy { why, retry_after: RETRY })
+        })
     })
 }
 

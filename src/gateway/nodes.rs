@@ -21,9 +21,12 @@ pub(super) type NodesKey = (Repo, Commit, Arc<[RepoPath]>);
 impl Gateway {
     /// One file or folder of a commit.
     pub(super) async fn node(&self, asker: &Asker, view: &View, path: &RepoPath) -> Result<TreeNode> {
-        let (repo, commit) = (view.resolved.repo.clone(), view.resolved.commit);
-        let found = self.nodes(asker, view, std::slice::from_ref(path)).await?;
-        found.into_iter().next().ok_or(Error::EntryNotFound { repo, commit })
+        let found = match &view.known {
+            Known::Whole(whole) => self.snapshots.node(whole, path).await?,
+            _ => Box::pin(self.nodes(asker, view, std::slice::from_ref(path))).await?.pop(),
+        };
+        let not_there = || Error::EntryNotFound { repo: view.resolved.repo.clone(), commit: view.resolved.commit };
+        found.ok_or_else(not_there)
     }
 
     /// Those of the paths that the commit has, in their order. While its tree is not here, they are asked for

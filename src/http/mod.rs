@@ -251,8 +251,8 @@ impl Edge {
 impl Handle for Edge {
     type Body = Counted;
 
-    async fn handle(&self, peer: Peer, request: Request<RequestBody>) -> Response<Counted> {
-        self.answer(peer, request).await
+    fn handle(&self, peer: Peer, request: Request<RequestBody>) -> impl Future<Output = Response<Counted>> + Send {
+        self.answer(peer, request)
     }
 
     fn turn_away(&self, peer: Peer, request: Request<RequestBody>) -> Response<Counted> {

@@ -55,8 +55,12 @@ impl Index {
         if let Some(entry) = self.cache.get(&file).await {
             return Ok(Some(entry));
         }
+        Box::pin(self.read_entry(file)).await
+    }
+
+    async fn read_entry(&self, file: (Repo, Commit, RepoPath)) -> Result<Option<Arc<Entry>>> {
         let removals = self.removals.load(Ordering::SeqCst);
-        let entry = read(&*self.store, &Key::index(repo, commit, path)).await?;
+        let entry = read(&*self.store, &Key::index(&file.0, file.1, &file.2)).await?;
         if let Some(entry) = &entry {
             self.cache.insert(file.clone(), entry.clone()).await;
             if self.removals.load(Ordering::SeqCst) != removals {

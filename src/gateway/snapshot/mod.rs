@@ -125,7 +125,12 @@ impl Snapshots {
         if let Some(piece) = self.pieces.get(&name).await {
             return Ok(piece);
         }
-        let key = Key::snapshot(repo, commit, &TreeIndex::part(number));
+        Box::pin(self.read_piece(name)).await
+    }
+
+    async fn read_piece(&self, name: (Repo, Commit, usize)) -> Result<Arc<Piece>> {
+        let (repo, commit, number) = &name;
+        let key = Key::snapshot(repo, *commit, &TreeIndex::part(*number));
         let Some(body) = self.store.get(&key, MAX_FACTS_BYTES).await? else {
             return Err(corrupt(key, "missing although tree.json names it"));
         };
