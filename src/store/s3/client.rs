@@ -18,9 +18,10 @@ use aws_sdk_s3::{
     },
 };
 use aws_smithy_http_client::tls::{self, TlsContext};
+use aws_smithy_runtime_api::shared::IntoShared as _;
 use secrecy::{ExposeSecret as _, SecretString};
 
-use super::trust;
+use super::{loops::PerLoop, trust};
 use crate::store::{Error, ErrorKind, Result, S3Config};
 
 /// A server that takes longer to answer a connection is not there.
@@ -115,10 +116,13 @@ async fn http_client(config: &S3Config) -> Result<SharedHttpClient> {
     let trust = trust::store(config).await?;
     let context =
         TlsContext::builder().with_trust_store(trust).build().map_err(|error| misconfigured(error.to_string()))?;
-    Ok(aws_smithy_http_client::Builder::new()
-        .tls_provider(tls::Provider::Rustls(tls::rustls_provider::CryptoMode::Ring))
-        .tls_context(context)
-        .build_https())
+    let make = move || {
+        aws_smithy_http_client::Builder::new()
+            .tls_provider(tls::Provider::Rustls(tls::rustls_provider::CryptoMode::Ring))
+            .tls_context(context.clone())
+            .build_https()
+    };
+    Ok(PerLoop::new(make).into_shared())
 }
 
 async fn from_the_usual_chain(config: &S3Config, http: SharedHttpClient) -> Builder {

@@ -8,6 +8,7 @@ mod body;
 mod client;
 mod copy;
 mod error;
+mod loops;
 mod probe;
 mod spool;
 mod stage;
