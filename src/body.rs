@@ -1,8 +1,8 @@
 //! What the bodies of stored files are made of: bytes, or a span of a file that the socket sends by itself.
 //!
 //! A span saves both copies of a large answer: the kernel hands the page cache to the socket (`sendfile`). A body gives
-//! one only where the page cache seems to have it, so that no event loop waits for a disk. Who can't use a span reads
-//! it ([`Chunk::into_bytes`]). Knows files, never what is in them.
+//! one only to who can use it ([`Taken`]), and only where the page cache seems to have it, so that no event loop waits for
+//! a disk. Knows files, never what is in them.
 
 mod buffers;
 mod file;
@@ -28,7 +28,7 @@ pub trait Chunks {
     type Error;
 
     /// The next piece; `None` after the last.
-    fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Chunk, Self::Error>>>;
+    fn poll_chunk(&mut self, cx: &mut Context<'_>, taken: Taken) -> Poll<Option<Result<Chunk, Self::Error>>>;
 
     /// Whether it is known that nothing more comes.
     fn is_over(&self) -> bool;
@@ -40,7 +40,7 @@ pub trait Chunks {
 impl<E> Chunks for UnsyncBoxBody<Bytes, E> {
     type Error = E;
 
-    fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Chunk, E>>> {
+    fn poll_chunk(&mut self, cx: &mut Context<'_>, _: Taken) -> Poll<Option<Result<Chunk, E>>> {
         // No body of ours has trailers.
         let bytes = |frame: http_body::Frame<Bytes>| frame.into_data().unwrap_or_default().into();
         Pin::new(self).poll_frame(cx).map(|frame| frame.map(|frame| frame.map(bytes)))
@@ -53,6 +53,15 @@ impl<E> Chunks for UnsyncBoxBody<Bytes, E> {
     fn size_to_come(&self) -> SizeHint {
         self.size_hint()
     }
+}
+
+/// What whoever asks for the next piece can use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Taken {
+    /// Bytes alone.
+    Bytes,
+    /// Spans too.
+    Spans,
 }
 
 /// A piece of a body.

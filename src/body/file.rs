@@ -21,12 +21,15 @@ use rustix::io::{Errno, ReadWriteFlags, preadv2};
 use tokio::task::{JoinHandle, spawn_blocking};
 
 use super::{
-    Chunk, Chunks, FileSpan,
+    Chunk, Chunks, FileSpan, Taken,
     buffers::{Buffer, CHUNK_BYTES},
 };
 
 /// Below this, one `writev` of head and bytes is cheaper than two calls for the head and for a span.
 const SMALLEST_SPAN_BYTES: usize = 32 * 1024;
+
+/// What Linux reads ahead at once by default.
+const READ_AHEAD_BYTES: usize = 128 * 1024;
 
 /// Reads up to `len` bytes at `offset`, at most [`CHUNK_BYTES`] at a time. Fewer may come at any place;
 /// none come only at the end of the file.
@@ -97,15 +100,18 @@ impl FileBody {
         usize::try_from(self.remaining()).unwrap_or(usize::MAX).min(CHUNK_BYTES)
     }
 
-    /// Whether the page cache has the first and the last byte of what is next, and so most likely those between: they
-    /// came by the same read-ahead. Where it has not, or can't tell, a blocking read brings them in.
+    /// Whether the page cache has what is next, as far as a byte of each read-ahead's length tells. Where it has not, or
+    /// can't tell, a blocking read brings it in.
     fn is_cached(&mut self, len: usize) -> bool {
         let has = |at| {
             let mut byte = [0];
             preadv2(&*self.file, &mut [IoSliceMut::new(&mut byte)], at, ReadWriteFlags::NOWAIT) == Ok(1)
         };
         let end = self.offset + len as u64;
-        if (self.cached == self.offset && self.offset > 0 || has(self.offset)) && has(end - 1) {
+        // The piece before ended where this one begins.
+        let begins_cached = self.offset > 0 && self.cached == self.offset;
+        let inside = (self.offset + READ_AHEAD_BYTES as u64..end - 1).step_by(READ_AHEAD_BYTES);
+        if (begins_cached || has(self.offset)) && inside.chain([end - 1]).all(has) {
             self.cached = end;
             return true;
         }
@@ -165,9 +171,10 @@ impl Body for FileBody {
 impl Chunks for FileBody {
     type Error = io::Error;
 
-    fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Option<io::Result<Chunk>>> {
+    fn poll_chunk(&mut self, cx: &mut Context<'_>, taken: Taken) -> Poll<Option<io::Result<Chunk>>> {
         let len = self.next_len();
-        if len >= SMALLEST_SPAN_BYTES && self.reading.is_none() && self.is_cached(len) {
+        let can_be_span = taken == Taken::Spans && len >= SMALLEST_SPAN_BYTES && self.reading.is_none();
+        if can_be_span && self.is_cached(len) {
             let span = FileSpan { file: self.file.clone(), offset: self.offset, len };
             self.offset += len as u64;
             return Poll::Ready(Some(Ok(Chunk::Span(span))));
@@ -232,7 +239,7 @@ mod tests {
             let mut body = FileBody::new(file.clone(), range.start as u64..range.end as u64);
             assert_eq!(body.size_to_come().exact(), Some(range.len() as u64));
             let mut read = Vec::new();
-            while let Some(chunk) = std::future::poll_fn(|cx| body.poll_chunk(cx)).await {
+            while let Some(chunk) = std::future::poll_fn(|cx| body.poll_chunk(cx, Taken::Spans)).await {
                 let chunk = chunk.unwrap();
                 assert!(!matches!(chunk, Chunk::Span(_)) || chunk.len() >= SMALLEST_SPAN_BYTES);
                 let len = chunk.len();
@@ -241,6 +248,21 @@ mod tests {
                 read.extend_from_slice(&part);
             }
             assert!(body.is_over() && read == bytes[range.clone()], "{range:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_was_just_written_is_given_as_spans_to_who_takes_them() {
+        let file = file_of(&noise(2 * CHUNK_BYTES));
+        let mut byte = [0];
+        let Ok(1) = preadv2(&*file, &mut [IoSliceMut::new(&mut byte)], 0, ReadWriteFlags::NOWAIT) else {
+            return eprintln!("this file system can't tell what is cached: nothing is given as a span on it");
+        };
+        for (taken, are_spans) in [(Taken::Spans, true), (Taken::Bytes, false)] {
+            let mut body = FileBody::new(file.clone(), 0..2 * CHUNK_BYTES as u64);
+            while let Some(chunk) = std::future::poll_fn(|cx| body.poll_chunk(cx, taken)).await {
+                assert_eq!(matches!(chunk.unwrap(), Chunk::Span(_)), are_spans, "{taken:?}");
+            }
         }
     }
 

@@ -17,7 +17,7 @@ use super::{
     snapshot::{Facts, Piece},
 };
 use crate::{
-    body::{Chunk, Chunks},
+    body::{Chunk, Chunks, Taken},
     hub::{BlobId, Commit, GitOid, Repo, RepoPath, Revision, TreeNode},
     store::ObjectBody,
 };
@@ -108,10 +108,10 @@ impl std::fmt::Debug for Body {
 impl Chunks for Body {
     type Error = BodyError;
 
-    fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Chunk, BodyError>>> {
+    fn poll_chunk(&mut self, cx: &mut Context<'_>, taken: Taken) -> Poll<Option<Result<Chunk, BodyError>>> {
         match self {
-            Self::Stored(body) => body.poll_chunk(cx).map_err(|error| BodyError(Box::new(error))),
-            Self::Filling(body) => body.poll_chunk(cx),
+            Self::Stored(body) => body.poll_chunk(cx, taken).map_err(|error| BodyError(Box::new(error))),
+            Self::Filling(body) => body.poll_chunk(cx, taken),
         }
     }
 

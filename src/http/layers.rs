@@ -19,7 +19,7 @@ use http_body::SizeHint;
 
 use super::Payload;
 use crate::{
-    body::{Chunk, Chunks},
+    body::{Chunk, Chunks, Taken},
     gateway::{BodyError, Cached},
     hub::{Commit, Repo, RepoPath},
     telemetry::{AccessLog, Family, status_class},
@@ -233,8 +233,8 @@ impl Drop for Counted {
 impl Chunks for Counted {
     type Error = BodyError;
 
-    fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Chunk, BodyError>>> {
-        let chunk = std::task::ready!(self.payload.poll_chunk(cx));
+    fn poll_chunk(&mut self, cx: &mut Context<'_>, taken: Taken) -> Poll<Option<Result<Chunk, BodyError>>> {
+        let chunk = std::task::ready!(self.payload.poll_chunk(cx, taken));
         match &chunk {
             Some(Ok(chunk)) => self.sent += chunk.len() as u64,
             Some(Err(error)) => self.finish("broken", Some(&error.to_string())),

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use http_body::{Body as _, SizeHint};
 
 use crate::{
-    body::{Chunk, Chunks},
+    body::{Chunk, Chunks, Taken},
     gateway::{self, BodyError},
 };
 
@@ -42,14 +42,14 @@ impl From<Vec<u8>> for Payload {
 impl Chunks for Payload {
     type Error = BodyError;
 
-    fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Chunk, BodyError>>> {
+    fn poll_chunk(&mut self, cx: &mut Context<'_>, taken: Taken) -> Poll<Option<Result<Chunk, BodyError>>> {
         match self {
             Self::Empty => Poll::Ready(None),
             this @ Self::Full(_) => {
                 let Self::Full(bytes) = std::mem::take(this) else { return Poll::Ready(None) };
                 Poll::Ready((!bytes.is_empty()).then(|| Ok(bytes.into())))
             }
-            Self::File(body) => body.poll_chunk(cx),
+            Self::File(body) => body.poll_chunk(cx, taken),
             Self::Own(body) => {
                 // axum's have no trailers.
                 let bytes = |frame: http_body::Frame<Bytes>| frame.into_data().unwrap_or_default().into();

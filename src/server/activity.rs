@@ -27,7 +27,7 @@ use super::{
     outgoing::{self, Offer, Outgoing, Wire},
     unread::{Linger, Patience},
 };
-use crate::body::Chunks;
+use crate::body::{Chunks, Taken};
 
 /// What is known of one connection.
 #[derive(Debug)]
@@ -163,7 +163,8 @@ impl<B: Chunks<Error: Error + Send + Sync + 'static> + Unpin> Body for Watched<B
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Outgoing>, Self::Error>>> {
         let this = self.get_mut();
-        let chunk = this.body.poll_chunk(cx);
+        let taken = if this.offer.is_some() { Taken::Spans } else { Taken::Bytes };
+        let chunk = this.body.poll_chunk(cx, taken);
         // While there is no piece, it is the client who waits.
         this.answering.note(chunk.is_ready().then(Instant::now));
         Poll::Ready(ready!(chunk).map(|chunk| Ok(Frame::data(Outgoing::new(chunk?, this.offer.as_ref())?))))

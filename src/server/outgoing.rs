@@ -6,7 +6,7 @@
 //! the order of bytes, partial writes and back-pressure stay hyper's business.
 //!
 //! It can't send wrong bytes: who overlooks a mark writes nothing for it, which hyper takes for the end of the
-//! connection. Only HTTP/1 without TLS has an offer; everywhere else spans are read before hyper sees them.
+//! connection. Only HTTP/1 without TLS has an offer; everywhere else bodies are asked for bytes.
 
 use std::{
     io::{self, IoSlice},
@@ -50,7 +50,7 @@ pub(super) enum Outgoing {
 }
 
 impl Outgoing {
-    /// A span stays one where there is an offer to lay it in; else it is read.
+    /// A span stays one where there is an offer to lay it in; else, where none should have come, it is read.
     pub(super) fn new(chunk: Chunk, offer: Option<&Offer>) -> io::Result<Self> {
         match (chunk, offer) {
             (Chunk::Span(span), Some(offer)) => Ok(Self::Span(span, offer.clone())),
@@ -78,7 +78,8 @@ impl Buf for Outgoing {
     fn chunks_vectored<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
         let Some(first) = slices.first_mut() else { return 0 };
         match self {
-            Self::Bytes(bytes) if bytes.is_empty() => return 0,
+            // What is spent has no place among what is still to go.
+            piece if piece.remaining() == 0 => return 0,
             Self::Bytes(bytes) => *first = IoSlice::new(bytes),
             Self::Span(span, offer) => {
                 *first = IoSlice::new(&[]);

@@ -37,7 +37,7 @@ use http_body::SizeHint;
 use http_body_util::combinators::UnsyncBoxBody;
 
 use crate::{
-    body::{Chunk, Chunks, FileBody},
+    body::{Chunk, Chunks, FileBody, Taken},
     hub::Sha256,
 };
 
@@ -180,10 +180,10 @@ impl http_body::Body for ObjectBody {
 impl Chunks for ObjectBody {
     type Error = Error;
 
-    fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Chunk>>> {
+    fn poll_chunk(&mut self, cx: &mut Context<'_>, taken: Taken) -> Poll<Option<Result<Chunk>>> {
         match self {
-            Self::File { body, key } => body.poll_chunk(cx).map_err(|error| Error::from(error).on(key)),
-            Self::Stream(body) => body.poll_chunk(cx),
+            Self::File { body, key } => body.poll_chunk(cx, taken).map_err(|error| Error::from(error).on(key)),
+            Self::Stream(body) => body.poll_chunk(cx, taken),
         }
     }
 

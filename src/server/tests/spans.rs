@@ -1,27 +1,69 @@
 //! A file's bytes arrive whole and in order over every kind of connection, whoever sends them.
 
-use std::{fs::File, io::Write as _};
+use std::{
+    fs::File,
+    io::Write as _,
+    task::{Context, Poll},
+};
+
+use http_body::SizeHint;
 
 use http_body_util::{BodyExt as _, Empty};
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 
 use super::*;
-use crate::body::{CHUNK_BYTES, FileBody};
+use crate::body::{CHUNK_BYTES, Chunk, Chunks, FileBody, FileSpan, Taken};
 
 /// Answers every request with the same file.
 #[derive(Clone)]
 struct Files(Arc<File>, u64);
 
-impl Handle for Files {
-    type Body = FileBody;
+/// A file in spans wherever they are taken, whether or not this file system can tell what is cached.
+struct AllSpans {
+    file: Arc<File>,
+    offset: u64,
+    end: u64,
+    in_bytes: FileBody,
+}
 
-    async fn handle(&self, _: Peer, _: Request<RequestBody>) -> Response<FileBody> {
-        Response::new(FileBody::new(self.0.clone(), 0..self.1))
+impl AllSpans {
+    fn new(file: Arc<File>, end: u64) -> Self {
+        Self { file: file.clone(), offset: 0, end, in_bytes: FileBody::new(file, 0..end) }
+    }
+}
+
+impl Chunks for AllSpans {
+    type Error = io::Error;
+
+    fn poll_chunk(&mut self, cx: &mut Context<'_>, taken: Taken) -> Poll<Option<io::Result<Chunk>>> {
+        if taken == Taken::Bytes {
+            return self.in_bytes.poll_chunk(cx, taken);
+        }
+        let len = usize::try_from(self.end - self.offset).unwrap().min(CHUNK_BYTES);
+        let span = FileSpan { file: self.file.clone(), offset: self.offset, len };
+        self.offset += len as u64;
+        Poll::Ready((len > 0).then_some(Ok(Chunk::Span(span))))
     }
 
-    fn turn_away(&self, _: Peer, _: Request<RequestBody>) -> Response<FileBody> {
-        Response::new(FileBody::new(self.0.clone(), 0..0))
+    fn is_over(&self) -> bool {
+        self.offset == self.end || self.in_bytes.is_over()
+    }
+
+    fn size_to_come(&self) -> SizeHint {
+        SizeHint::with_exact(self.end - self.offset)
+    }
+}
+
+impl Handle for Files {
+    type Body = AllSpans;
+
+    async fn handle(&self, _: Peer, _: Request<RequestBody>) -> Response<AllSpans> {
+        Response::new(AllSpans::new(self.0.clone(), self.1))
+    }
+
+    fn turn_away(&self, _: Peer, _: Request<RequestBody>) -> Response<AllSpans> {
+        Response::new(AllSpans::new(self.0.clone(), 0))
     }
 }
 
