@@ -10,7 +10,7 @@ use super::{Actor, Admin, Error, Id, Note, Result, ledger::Decided};
 use crate::{
     hub::{Commit, Repo},
     manifest::kind_and_id,
-    policy::{APPROVAL, ExtraAllow, LicenseId, today},
+    policy::{APPROVAL, ExtraAllow, LicenseId, Rule, today},
 };
 
 /// The version of an approval's form.
@@ -277,7 +277,7 @@ impl Admin {
         }
     }
 
-    /// Refuses what would not count, since the folder says otherwise.
+    /// Refuses what would not count, since the folder or the lock says otherwise.
     fn would_speak(&self, proposal: &Proposal, id: &Id, by: &str) -> Result<()> {
         let mut overlay = self.overlay(true);
         overlay.approvals.retain(|rule| !rule.repo.same_name(&proposal.repo));
@@ -285,10 +285,19 @@ impl Admin {
         overlay.approvals.push(proposal.as_rule(name.clone(), by));
         let preview = self.policy.preview(&overlay).map_err(|error| Error::Invalid(error.to_string()))?;
         let rule = preview.decide_repo(&proposal.repo, today()).map_err(Error::Denied)?;
-        if rule.name == name {
-            return Ok(());
+        let (repo, Rule { name: speaks, source, .. }) = (&proposal.repo, &*rule);
+        if *speaks != name {
+            let by = format!("rule {speaks} ({source}) of the reviewed policy names {repo}");
+            return Err(Error::Overruled { by });
         }
-        Err(Error::Overruled { repo: proposal.repo.clone(), rule: rule.name.clone(), source_line: rule.source.clone() })
+        let locked = preview.lock().and_then(|lock| lock.of(repo));
+        match (proposal.pin, locked.and_then(|entries| entries.first())) {
+            (Some(pin), Some(entry)) if locked.into_iter().flat_map(|all| all.iter()).all(|it| it.commit != pin) => {
+                let by = format!("the lock ({}) has {repo} at other commits than {pin}", entry.source);
+                Err(Error::Overruled { by })
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The newest approval of each repo, unless that one was taken back: an older one does not speak again.

@@ -89,15 +89,11 @@ pub enum Error {
     /// Policy refuses it, and no approval changes that.
     #[error("{0}")]
     Denied(Denial),
-    /// A rule of the folder names the repo in full.
-    #[error("rule {rule} ({source_line}) of the reviewed policy names {repo} and would speak instead: change it there")]
+    /// A rule of the folder names the repo in full, or the lock has it at other commits.
+    #[error("{by} and would speak instead: change it there")]
     Overruled {
-        /// The repo.
-        repo: Repo,
-        /// The rule.
-        rule: String,
-        /// File and line.
-        source_line: String,
+        /// What speaks, with file and line.
+        by: String,
     },
     /// Nothing of this name.
     #[error("{0}")]

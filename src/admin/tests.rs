@@ -28,9 +28,15 @@ struct Desk {
 
 impl Desk {
     async fn over(store: &Arc<MemoryStore>) -> Self {
+        Self::locked(store, "version = 1\n").await
+    }
+
+    async fn locked(store: &Arc<MemoryStore>, lock: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("policy.toml"), POLICY).unwrap();
-        let policy = Arc::new(PolicyHandle::open(dir.path(), EnvLists::default()).unwrap());
+        let path = dir.path().join("models.lock");
+        std::fs::write(&path, lock).unwrap();
+        let policy = Arc::new(PolicyHandle::open_locked(dir.path(), Some(path), EnvLists::default()).unwrap());
         let tasks = TaskTracker::new();
         let manifest = Manifest::start(store.clone(), WriterId::new(), &tasks, CancellationToken::new());
         let config = ApprovalsConfig { enabled: true };
@@ -72,6 +78,26 @@ async fn revoking_the_newest_approval_does_not_bring_an_older_one_back() {
     desk.admin.reject(&"acme/tiny".parse().unwrap(), "no", &anna()).await.unwrap();
     let anew = desk.admin.approve(&proposal("acme/tiny", None), &anna()).await.unwrap();
     assert!(anew.in_force && desk.allows("acme/tiny"));
+}
+
+#[tokio::test]
+async fn an_approval_of_a_commit_that_is_not_locked_is_refused_and_names_the_lock() {
+    let (one, two) = ("1".repeat(40), "2".repeat(40));
+    let lock = format!(
+        "version = 1\n[[repo]]\nrepo = \"org/x\"\nkind = \"model\"\nrevision = \"main\"\ncommit = \"{one}\"\n\
+         license = \"mit\"\nrule = \"org\"\nfiles = []\n"
+    );
+    let desk = Desk::locked(&MemoryStore::new(), &lock).await;
+    let refused = desk.admin.approve(&proposal("Org/X", Some(two.parse().unwrap())), &anna()).await.unwrap_err();
+    assert!(matches!(refused, Error::Overruled { .. }), "{refused:?}");
+    let text = refused.to_string();
+    assert!(text.contains(&format!("the lock (models.lock:2) has Org/X at other commits than {two}")), "{text}");
+    assert!(desk.admin.list_approvals().await.unwrap().is_empty(), "nothing is written down");
+    for pin in [None, Some(one.parse().unwrap())] {
+        assert!(desk.admin.approve(&proposal("org/x", pin), &anna()).await.unwrap().in_force, "{pin:?}");
+    }
+    let pin = Some(two.parse().unwrap());
+    assert!(desk.admin.approve(&proposal("org/free", pin), &anna()).await.unwrap().in_force);
 }
 
 #[tokio::test]

@@ -2,7 +2,8 @@
 //!
 //! They are merged behind the folder's files and are part of the policy's text and digest, so that every decision can
 //! be proven from what is stored. They never overrule the folder: a deny rule beats an approval, and a rule of the folder
-//! that names the repo in full speaks instead of it.
+//! that names the repo in full speaks instead of it. Nor do they overrule the lock: an approval's pin moves nothing that is
+//! locked.
 
 use std::fmt::Write as _;
 

@@ -9,6 +9,7 @@ use super::{
     files::FileRules,
     license_id::LicenseId,
     lock::LockedRepo,
+    overlay::APPROVAL,
     pattern::{RefPatterns, is_literal, is_special_ref, ref_name},
 };
 use crate::hub::{Commit, Repo, RepoKind, Revision, Sha256};
@@ -124,6 +125,11 @@ impl Rule {
             return Err(self.not_allowed(text));
         }
         Ok(self.pin.map_or(RevisionVerdict::Allowed, RevisionVerdict::PinnedTo))
+    }
+
+    /// Whether an admin's approval is where this rule comes from, not the reviewed folder, whose rules are never called so.
+    pub(super) fn is_approval(&self) -> bool {
+        self.name.starts_with(APPROVAL)
     }
 
     /// Whether a branch, tag or special ref of this name is allowed: what `/refs` lists, and whose history is approved

@@ -1,5 +1,6 @@
 //! What a lock asks of what the rules let through: the commit that was reviewed, of the owner it had, with the files it
-//! had. A rule's pin counts before the lock; its files are then held against the lock where that has them.
+//! had. The pin of a reviewed rule counts before the lock; its files are then held against the lock where that has them. An
+//! approval's pin does not: it was given to a token, and both must hold then.
 
 use std::sync::Arc;
 
@@ -62,17 +63,17 @@ impl Rule {
     /// The entry that a lock has for a branch or tag, where the lock decides what that means.
     pub fn locked(&self, name: &str) -> Option<&Arc<Locked>> {
         let name = ref_name(name);
-        self.locked_entries().filter(|_| self.pin.is_none()).find(|entry| ref_name(entry.revision.as_str()) == name)
+        self.locked_entries().filter(|_| self.is_locked()).find(|entry| ref_name(entry.revision.as_str()) == name)
     }
 
     /// The commit that a branch or tag means by the rule's pin or by the lock, whatever upstream says.
     pub fn fixes(&self, name: &str) -> Option<Commit> {
-        self.pin.or_else(|| self.locked(name).map(|entry| entry.commit))
+        if self.is_locked() { self.locked(name).map(|entry| entry.commit) } else { self.pin }
     }
 
-    /// Whether the lock decides what the revisions of this repo mean.
+    /// Whether the lock decides what the revisions of this repo mean: no pin of the reviewed folder does.
     pub fn is_locked(&self) -> bool {
-        self.pin.is_none() && self.locked.is_some()
+        self.locked.is_some() && (self.pin.is_none() || self.is_approval())
     }
 
     /// Whether a branch or tag is listed: allowed, and not kept out by the lock.
@@ -235,9 +236,10 @@ impl PolicySet {
 mod tests {
     use super::*;
     use crate::policy::{
-        Approved, FileVerdict, LicenseClaims, RepoFacts,
+        Approved, EnvLists, ExtraAllow, FileVerdict, LicenseClaims, Overlay, PolicyHandle, RepoFacts,
         load::tests::locked_policy,
         lock::tests::{ONE, TWO, file, lock, locked},
+        overlay::tests::approval,
         tests::day,
     };
 
@@ -334,6 +336,33 @@ mod tests {
         let unlicensed = RepoFacts { license: LicenseClaims::default(), ..facts("acme/x", ONE) };
         let set = policy("", vec![locked("acme/x", "main", ONE)]);
         assert_eq!(decide(&set, "acme/x", &unlicensed).unwrap_err().kind(), DenialKind::LicenseUnknown);
+    }
+
+    #[test]
+    fn an_approvals_pin_takes_nothing_out_from_under_the_lock() {
+        let approved = |pin: &str| {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("models.lock");
+            std::fs::write(dir.path().join("policy.toml"), RULES).unwrap();
+            let entries = vec![locked("acme/x", "main", ONE), locked("acme/x", "v1", &"3".repeat(40))];
+            std::fs::write(&path, lock(entries).to_toml()).unwrap();
+            let approval = ExtraAllow { pin: Some(pin.parse().unwrap()), ..approval("acme/x") };
+            let overlay = Overlay { approvals: vec![approval], denials: Vec::new() };
+            PolicyHandle::open_locked(dir.path(), Some(path), EnvLists::default()).unwrap().preview(&overlay).unwrap()
+        };
+        let set = approved(TWO);
+        let rule = set.decide_repo(&"acme/x".parse().unwrap(), day("2026-11-24")).unwrap();
+        assert!(rule.name == "approval:1" && rule.is_locked());
+        assert_eq!(verdict(&set, "acme/x", TWO), Err(DenialKind::NotLocked));
+        assert_eq!(rule.fixes("main"), Some(ONE.parse().unwrap()));
+        for commit in [ONE, TWO] {
+            assert!(decide(&set, "acme/x", &facts("acme/x", commit)).is_err(), "{commit}");
+        }
+        let set = approved(ONE);
+        let allowed = decide(&set, "acme/x", &facts("acme/x", ONE)).unwrap();
+        assert!(allowed.rule.hides(&"new.json".parse().unwrap()), "the files are held against the lock");
+        let other = decide(&set, "acme/x", &facts("acme/x", &"3".repeat(40))).unwrap_err();
+        assert_eq!(other.kind(), DenialKind::Pinned, "of what is locked, an approval may take a part");
     }
 
     #[test]
