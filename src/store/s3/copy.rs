@@ -85,7 +85,7 @@ async fn copy_in_parts(
     part: u64,
 ) -> Result<()> {
     let part = part.max(SMALLEST_PART).max(length.div_ceil(PARTS));
-    let upload = uploads.begin(to, Some(metadata)).await?;
+    let upload = uploads.begin(to, metadata).await?;
     let id = upload.id.clone();
     let mut unfinished = Unfinished { uploads, upload: Some(upload) };
     let ranges = (0..length.div_ceil(part)).map(|index| index * part..((index + 1) * part).min(length));

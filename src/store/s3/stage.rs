@@ -1,7 +1,13 @@
 //! A blob on its way into the bucket: parts go up from the spool while it grows, small ones whole at the
 //! end.
 
-use std::{collections::BTreeMap, fs::File, ops::Range, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    fs::File,
+    ops::Range,
+    sync::Arc,
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use aws_sdk_s3::{
@@ -10,6 +16,7 @@ use aws_sdk_s3::{
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use tokio::task::{JoinError, JoinSet};
+use uuid::Uuid;
 
 use super::{
     Bucket,
@@ -91,7 +98,7 @@ impl S3Stage {
             }
             let upload = match &mut self.upload {
                 Some(upload) => upload,
-                none => none.insert(self.uploads.begin(target, None).await?),
+                none => none.insert(self.uploads.begin(target, named()).await?),
             };
             self.uploads.renew(upload).await?;
             self.next += 1;
@@ -188,6 +195,13 @@ impl Drop for S3Stage {
             });
         }
     }
+}
+
+/// What a blob says of the upload that made it, so that it can be told from one that lay there before. Read in
+/// [`Uploads::complete`] alone: a blob that came whole says nothing, and neither does one that was copied from another
+/// bucket.
+fn named() -> HashMap<String, String> {
+    HashMap::from([("upload".to_owned(), Uuid::now_v7().simple().to_string())])
 }
 
 /// The length of all parts but the last.

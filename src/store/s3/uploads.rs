@@ -72,8 +72,8 @@ impl Uploads {
         Self { bucket, writer: writer.to_owned(), live: Mutex::default(), aborts: TaskTracker::new() }
     }
 
-    /// Begins an upload of `key`.
-    pub(super) async fn begin(&self, key: &Key, metadata: Option<HashMap<String, String>>) -> Result<Upload> {
+    /// Begins an upload of `key`. By its `metadata` the object is known again as the one that this upload has made.
+    pub(super) async fn begin(&self, key: &Key, metadata: HashMap<String, String>) -> Result<Upload> {
         for attempt in 0..BEGIN_ATTEMPTS - 1 {
             match self.begin_once(key, metadata.clone()).await {
                 Err(error) if matches!(error.kind, ErrorKind::Busy | ErrorKind::Unreachable) => {
@@ -86,7 +86,7 @@ impl Uploads {
     }
 
     /// One attempt: the intent first.
-    async fn begin_once(&self, key: &Key, metadata: Option<HashMap<String, String>>) -> Result<Upload> {
+    async fn begin_once(&self, key: &Key, metadata: HashMap<String, String>) -> Result<Upload> {
         let intent = Key::upload(&self.writer, &Uuid::now_v7().simple().to_string());
         if let Err(error) = self.tell(&intent, key, None).await {
             // It may be there all the same, and speaks of nothing.
@@ -99,7 +99,7 @@ impl Uploads {
             .create_multipart_upload()
             .bucket(&*self.bucket.name)
             .key(self.bucket.path(key))
-            .set_metadata(metadata.clone())
+            .set_metadata(Some(metadata.clone()))
             .set_server_side_encryption(self.bucket.encryption.clone())
             .set_ssekms_key_id(self.bucket.kms_key_id.clone())
             .customize()
@@ -121,7 +121,6 @@ impl Uploads {
             return Err(Error::new(ErrorKind::Corrupt("the server began an upload without an id".into())).on(key));
         };
         self.live().insert(intent.clone(), id.clone());
-        let metadata = metadata.unwrap_or_default();
         let upload = Upload { key: key.clone(), id, metadata, intent, renewed: Instant::now() };
         if let Err(error) = self.tell(&upload.intent, key, Some(&upload.id)).await {
             self.abort(upload).await;

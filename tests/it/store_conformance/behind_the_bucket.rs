@@ -171,3 +171,32 @@ async fn an_upload_that_the_server_forgot_is_a_copy_only_if_that_is_the_copy() {
     assert_eq!(store.copy(&Sha256::of(&new), &key, &facts(&new)).await.unwrap(), Copied::Made);
     assert!(read(&*store, &key, None).await.unwrap() == new);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_upload_that_the_server_forgot_is_a_blob_only_if_it_made_that() {
+    let place = Place::s3s().await;
+    let (store, server) = (place.open().await, place.server.as_ref().unwrap());
+    let bytes = noise(20 * MIB);
+    let sha256 = Sha256::of(&bytes);
+    let key = Key::blob(&sha256);
+    let staged = async || {
+        let stage = store.stage(bytes.len() as u64, Some(sha256)).await.unwrap();
+        stage.file().write_all_at(&bytes, 0).unwrap();
+        stage
+    };
+    // Aborted by somebody, and what is there is as long and has other bytes.
+    let altered = Bytes::from(vec![7; 20 * MIB]);
+    store.put(&key, altered.clone(), PutMode::Overwrite).await.unwrap();
+    server.forget_upload(Completion::Aborted);
+    let error = staged().await.commit(sha256).await.unwrap_err();
+    assert!(error.to_string().contains(key.as_str()), "{error}");
+    assert!(read(&*store, &key, None).await.unwrap() == altered);
+    // The answer was lost, and the blob is there.
+    server.forget_upload(Completion::Done);
+    staged().await.commit(sha256).await.unwrap();
+    assert!(read(&*store, &key, None).await.unwrap() == bytes);
+    // Of an upload that was aborted, an earlier one's blob is no sign, though its bytes are right.
+    server.forget_upload(Completion::Aborted);
+    staged().await.commit(sha256).await.unwrap_err();
+    assert!(read(&*store, &key, None).await.unwrap() == bytes);
+}
