@@ -25,16 +25,28 @@ impl Publisher {
     /// another commit by now than `judged` says, or at another place, so that whoever judged should look again.
     pub(super) async fn remove(&self, target: &Target, judged: &Record, reason: &str) -> Result<Option<usize>> {
         let gate = self.gate(target);
-        let record = self.0.records.read(target).await?;
-        let Some(record) = record.filter(|record| record.is_same_set(judged)) else { return Ok(None) };
-        gate.stop().cancel();
+        // Nobody is put out for what is another set already.
+        if self.as_judged(target, judged).await?.is_none() {
+            return Ok(None);
+        }
         let _alone = gate.removal.lock().await;
         // Nobody has it who took it a moment ago, too: then the next look goes on.
         let Some(lease) = Lease::take(&self.0.records, target, true).await? else { return Ok(Some(0)) };
-        let (removed, kept) = lease.during(&CancellationToken::new(), self.clear(target, record, reason)).await;
+        let removal = async {
+            // Somebody may have published another one before the lease was ours.
+            let Some(record) = self.as_judged(target, judged).await? else { return Ok(None) };
+            gate.stop().cancel();
+            self.clear(target, record, reason).await.map(Some)
+        };
+        let (removed, kept) = lease.during(&CancellationToken::new(), removal).await;
         lease.give_back().await?;
         kept?;
-        removed.map(Some)
+        removed
+    }
+
+    /// What is known of a set of copies now, if it is the one that was judged still.
+    async fn as_judged(&self, target: &Target, judged: &Record) -> Result<Option<Record>> {
+        Ok(self.0.records.read(target).await?.filter(|record| record.is_same_set(judged)))
     }
 
     /// Removes what a publication had under way when it was stopped for a removal, and so landed behind that.

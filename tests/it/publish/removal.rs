@@ -13,7 +13,7 @@ use hubgate::{
 use super::{hooks::hook, *};
 use crate::support::{
     faulty_store::{FaultyStore, Op},
-    gateway::TestGateway,
+    gateway::{Setup, TestGateway},
 };
 
 #[tokio::test]
@@ -149,6 +149,38 @@ async fn what_was_being_copied_when_it_was_removed_does_not_stay() {
     assert_eq!(names(&copies(gate.root.path())), [""; 0], "what landed behind the removal");
     let record = gate.root.path().join("store/published/models/acme--move/current/record.json");
     assert!(fs::read_to_string(record).unwrap().contains("\"unpublished\""));
+}
+
+#[tokio::test]
+async fn what_was_published_in_place_of_what_is_refused_is_not_removed_for_it() {
+    let hub = Standin::builder().repo(first()).start().await;
+    let gate = Setup::new().config("upstream.ref_ttl = \"0s\"").start(&hub).await;
+    fetch_all(&gate.client).await;
+    let repo: Repo = REPO.parse().unwrap();
+    // As of two processes: they share nothing but the store.
+    let store = FaultyStore::over(gate.store.clone());
+    let (one, other) = (publisher(&gate, store.clone(), true), publisher(&gate, gate.store.clone(), true));
+    other.publish(&repo, &Revision::main(), Again::Later).await.unwrap();
+    let (folder, refused) = (copies(gate.root.path()), hub.commit(REPO, "main"));
+    is_commit(&hub, &folder, &refused);
+    hub.push(REPO, "main", second());
+    fetch_all(&gate.client).await;
+    let denied = format!("{POLICY}\n[[deny]]\ncommit = \"{refused}\"\nreason = \"not this\"\n");
+    gate.set_policy(&denied).unwrap();
+
+    // One has found the first commit refused and is about to take the right to remove it.
+    store.hold(Op::Put);
+    let removing = tokio::spawn(async move { one.reconcile().await });
+    eventually("it is about to remove", async || store.calls(Op::Put) == 1).await;
+    let published = other.publish(&repo, &Revision::main(), Again::Later).await.unwrap();
+    assert!(matches!(published, Outcome::Published { .. }), "{published:?}");
+    store.release(Op::Put);
+    let done = removing.await.unwrap().unwrap();
+    assert!(done.lines.is_empty(), "{:?}", done.lines);
+    is_commit(&hub, &folder, &hub.commit(REPO, "main"));
+    // And nobody is kept out by it.
+    let again = other.publish(&repo, &Revision::main(), Again::Later).await.unwrap();
+    assert!(matches!(again, Outcome::Unchanged { .. }), "{again:?}");
 }
 
 #[tokio::test]

@@ -25,6 +25,7 @@ use hubgate::{
         Result, Stage, Store,
     },
 };
+use tokio::sync::Semaphore;
 
 /// What can be made to fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -52,6 +53,7 @@ pub(crate) struct FaultyStore {
 struct Orders {
     failing: HashMap<Op, (u32, ErrorKind)>,
     delayed: HashMap<Op, Duration>,
+    held: HashMap<Op, Arc<Semaphore>>,
     calls: HashMap<Op, u64>,
     bytes_per_second: Option<u64>,
 }
@@ -72,6 +74,18 @@ impl FaultyStore {
         self.orders.lock().unwrap().delayed.insert(op, pause);
     }
 
+    /// Lets an operation wait before it does anything, until it is released.
+    pub(crate) fn hold(&self, op: Op) {
+        self.orders.lock().unwrap().held.insert(op, Arc::new(Semaphore::new(0)));
+    }
+
+    /// Lets it, and whoever waits, go on.
+    pub(crate) fn release(&self, op: Op) {
+        if let Some(held) = self.orders.lock().unwrap().held.remove(&op) {
+            held.close();
+        }
+    }
+
     /// Lets bodies come, and stages be taken, at this rate.
     pub(crate) fn throttle(&self, bytes_per_second: u64) {
         self.orders.lock().unwrap().bytes_per_second = Some(bytes_per_second);
@@ -85,15 +99,18 @@ impl FaultyStore {
 
 /// Counts, waits and fails as ordered.
 async fn obey(orders: &Mutex<Orders>, op: Op) -> Result<()> {
-    let (pause, failure) = {
+    let (pause, held, failure) = {
         let mut orders = orders.lock().unwrap();
         *orders.calls.entry(op).or_default() += 1;
         let failure = orders.failing.get_mut(&op).filter(|(times, _)| *times > 0).map(|(times, kind)| {
             *times -= 1;
             kind.clone()
         });
-        (orders.delayed.get(&op).copied(), failure)
+        (orders.delayed.get(&op).copied(), orders.held.get(&op).cloned(), failure)
     };
+    if let Some(held) = held {
+        held.acquire().await.unwrap_err();
+    }
     if let Some(pause) = pause {
         tokio::time::sleep(pause).await;
     }
