@@ -4,7 +4,7 @@ use time::OffsetDateTime;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Error, Gate, Publisher, Result,
+    Error, Gate, Publisher, Result, catalogue,
     record::{Lease, Record, State, Target},
     run::{Publication, to_their_end},
 };
@@ -67,6 +67,8 @@ impl Publisher {
         removed.map(drop)
     }
 
+    /// Removes the files of a set of copies, and from the catalogue of a former place what it says of them. Returns how
+    /// many files went. To be called with the lease.
     pub(super) async fn clear(&self, target: &Target, mut record: Record, reason: &str) -> Result<usize> {
         let place: PublishPrefix = record.prefix.parse().map_err(Error::Clash)?;
         let was_there = record.state != State::Unpublished;
@@ -85,6 +87,11 @@ impl Publisher {
         let removed = files.len();
         let going = CancellationToken::new();
         to_their_end(files, &going, |key| async move { self.0.store.delete(&key).await }).await?;
+        // The catalogue of the place of now is written by who removes, once for all. Nobody else looks at another's, so
+        // it comes before the end of this removal, which the next look takes up where it is broken off.
+        if self.0.place.as_ref() != Some(&place) {
+            catalogue::leave(&self.0.records, &place).await?;
+        }
         if was_there {
             record.state = State::Unpublished;
             record.at = OffsetDateTime::now_utc();

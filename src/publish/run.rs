@@ -11,7 +11,7 @@ use time::OffsetDateTime;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Error, Outcome, Publisher, Result, catalogue,
+    Error, Outcome, Publisher, Result,
     config::lies_inside,
     marker::marker,
     reconcile::Now,
@@ -85,7 +85,6 @@ impl Publisher {
         {
             tracing::info!(repo = %target.repo, from = before.prefix, to = %place, "publish.prefix has changed");
             self.clear(target, before.clone(), "publish.prefix has changed").await?;
-            catalogue::leave(records, &before.prefix.parse().map_err(Error::Clash)?).await?;
         }
         let found = self.look(place, target).await?;
         let known = records.files(target).await?;

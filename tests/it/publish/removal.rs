@@ -203,3 +203,23 @@ async fn a_withdrawal_wins_while_approvals_can_not_be_read() {
     let done = publisher.reconcile().await.unwrap();
     assert!(names(&folder).is_empty() && done.lines[0].contains("stolen"), "{:?}", done.lines);
 }
+
+#[tokio::test]
+async fn what_is_removed_at_a_former_prefix_goes_from_the_catalogue_there() {
+    let hub = Standin::builder().repo(first()).start().await;
+    let (root, process) = world(&hub, "").await;
+    process.kill().await;
+    let catalogue = root.path().join("store/mirrors/hf/manifest.csv");
+    let moved = |arguments: &[&str]| ran(root.path(), &[&["--set", "publish.prefix=mirrors/new"], arguments].concat());
+    for remove in [&["publish", "--unpublish", REPO][..], &["publish"]] {
+        assert_eq!(ran(root.path(), &["publish", REPO]).0, 0);
+        assert!(fs::read_to_string(&catalogue).unwrap().contains(REPO));
+        if remove == ["publish"] {
+            let denied = format!("{POLICY}\n[[deny]]\nname = \"no\"\nrepo = \"{REPO}\"\nreason = \"not this\"\n");
+            fs::write(root.path().join("policy/policy.toml"), denied).unwrap();
+        }
+        let (_, said) = moved(remove);
+        assert!(names(&copies(root.path())).is_empty(), "{said}");
+        assert!(!catalogue.exists(), "{remove:?}: {}", fs::read_to_string(&catalogue).unwrap());
+    }
+}
