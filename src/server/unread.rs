@@ -29,7 +29,7 @@ use tokio::{
 
 use super::ConnectionLimits;
 
-/// A body that says it is no larger is read before the answer goes out.
+/// A body that is no larger is read before the answer goes out; of one that doesn't say its length, no more than that.
 const SMALL_BYTES: u64 = 64 * 1024;
 /// How long that may take. It was sent with the request's head, or right behind it.
 const SMALL_WITHIN: Duration = Duration::from_secs(1);
@@ -95,13 +95,17 @@ impl Rest {
             State::Held => return false,
             State::Left(incoming) => incoming,
         };
-        if self.waits_to_send || incoming.size_hint().upper().is_none_or(|most| most > SMALL_BYTES) {
+        if self.waits_to_send || incoming.size_hint().lower() > SMALL_BYTES {
             return false;
         }
         let read = async {
+            let mut left = SMALL_BYTES;
             while let Some(frame) = incoming.frame().await {
-                if frame.is_err() {
-                    return false;
+                let Ok(frame) = frame else { return false };
+                let length = frame.data_ref().map_or(0, |data| data.len() as u64);
+                match left.checked_sub(length) {
+                    Some(rest) => left = rest,
+                    None => return false,
                 }
             }
             true

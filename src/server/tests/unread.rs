@@ -98,6 +98,25 @@ async fn a_small_body_that_nobody_reads_leaves_the_connection_for_the_next_reque
     assert!(read_to(&mut client, "ok tls=false").await.starts_with("HTTP/1.1 200"));
 }
 
+/// Some proxies put an empty body in chunks before every request.
+#[tokio::test]
+async fn a_small_body_in_chunks_is_as_small_as_any_other() {
+    let server = server().await;
+    let mut client = TcpStream::connect(server.address).await.unwrap();
+    for (method, body) in [("GET", "0\r\n\r\n"), ("POST", "5\r\nsmall\r\n0\r\n\r\n"), ("GET", "0\r\n\r\n")] {
+        let request = format!("{method} / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n{body}");
+        client.write_all(request.as_bytes()).await.unwrap();
+        let answer = read_to(&mut client, "ok tls=false").await;
+        assert!(answer.starts_with("HTTP/1.1 200") && !answer.contains("connection: close"), "{method}: {answer}");
+    }
+    // One that goes on is let go when it turns out not to be small, and not read to its end.
+    let chunk = [&b"100000\r\n"[..], &vec![0; 1 << 20], b"\r\n"].concat();
+    client.write_all(b"POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n").await.unwrap();
+    client.write_all(&chunk).await.unwrap();
+    let answer = read_all(&mut client).await;
+    assert!(answer.contains("ok tls=false") && answer.contains("connection: close"), "{answer}");
+}
+
 #[tokio::test]
 async fn a_client_that_waits_to_be_asked_for_its_body_is_answered_and_not_asked() {
     let server = server().await;
