@@ -33,12 +33,12 @@ pub(super) struct GcArgs {
 }
 
 #[derive(Serialize)]
-struct Report<'a> {
+struct Report {
     #[serde(flatten)]
-    collected: &'a Collected,
-    expired_jobs: &'a [Expired],
+    collected: Collected,
+    expired_jobs: Vec<Expired>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    evicted: Option<&'a Evicted>,
+    evicted: Option<Evicted>,
 }
 
 /// Exit code 1 where `store.max_size` is not kept in the end.
@@ -54,27 +54,33 @@ pub(super) fn run(loaded: &Loaded, args: &GcArgs) -> Done {
         }
         open_layout(&*core.store).await.map_err(Wrapped)?;
         let collected = gc::run(&*core.store, args.apply).await.map_err(Wrapped)?;
-        let evicted = match &core.evictor {
-            Some(evictor) if args.evict => Some(evictor.evict(0, args.apply).await.map_err(Wrapped)?),
-            _ => None,
-        };
-        let expired_jobs = core.jobs.expired(args.apply).await.map_err(Wrapped)?;
-        let report = Report { collected: &collected, expired_jobs: &expired_jobs, evicted: evicted.as_ref() };
+        let mut report = Report { collected, expired_jobs: Vec::new(), evicted: None };
+        let gone_on = go_on(&core, args, &mut report).await;
+        // What was removed is said, whatever failed after it.
         let mut out = io::stdout().lock();
         let written = if args.json { write_json(&report, &mut out) } else { write_text(&report, &mut out) };
         written.context("the report").map_err(Failure::Failed)?;
-        if evicted.is_none_or(|evicted| evicted.fits) { Ok(()) } else { Err(Failure::Said) }
+        gone_on?;
+        if report.evicted.is_none_or(|evicted| evicted.fits) { Ok(()) } else { Err(Failure::Said) }
     })
 }
 
-fn write_json(report: &Report<'_>, out: &mut dyn io::Write) -> io::Result<()> {
+/// What follows the blobs that nothing names.
+async fn go_on(core: &Core, args: &GcArgs, report: &mut Report) -> Done {
+    if let Some(evictor) = core.evictor.as_ref().filter(|_| args.evict) {
+        report.evicted = Some(evictor.evict(0, args.apply).await.map_err(Wrapped)?);
+    }
+    Ok(core.jobs.expire(args.apply, &mut report.expired_jobs).await.map_err(Wrapped)?)
+}
+
+fn write_json(report: &Report, out: &mut dyn io::Write) -> io::Result<()> {
     serde_json::to_writer(&mut *out, report)?;
     writeln!(out)
 }
 
-fn write_text(report: &Report<'_>, out: &mut dyn io::Write) -> io::Result<()> {
+fn write_text(report: &Report, out: &mut dyn io::Write) -> io::Result<()> {
     let Collected { applied, blobs, bytes, spared, waiting, waiting_bytes, waiting_until, young, leftovers } =
-        report.collected;
+        &report.collected;
     for blob in blobs {
         writeln!(out, "{}  {}  nothing names it; written {}", blob.sha256, blob.size, blob.written.date())?;
     }
@@ -91,12 +97,12 @@ fn write_text(report: &Report<'_>, out: &mut dyn io::Write) -> io::Result<()> {
         writeln!(out, "{young} more are younger than seven days and stay")?;
     }
     writeln!(out, "{leftovers} leftovers of dead writers {went}")?;
-    for job in report.expired_jobs {
+    for job in &report.expired_jobs {
         let (repo, revision) = (job.request.repo(), job.request.revision());
         writeln!(out, "job {}  {repo}@{revision}  over since {}", job.id, job.ended.date())?;
     }
     writeln!(out, "{} jobs that have been over for seven days {went}", report.expired_jobs.len())?;
-    if let Some(Evicted { max_size, stored, kept, unnamed, blobs, bytes, fits, .. }) = report.evicted {
+    if let Some(Evicted { max_size, stored, kept, unnamed, blobs, bytes, fits, .. }) = &report.evicted {
         for blob in blobs {
             for file in &blob.files {
                 writeln!(out, "{file}  {}  last used {}", blob.size, blob.last_used.date())?;

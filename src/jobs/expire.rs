@@ -27,14 +27,14 @@ pub struct Expired {
 }
 
 impl Jobs {
-    /// The jobs that have been over for [`KEPT_FOR`], removed if `apply`. One that waits or runs stays, however old.
-    /// Where somebody asks for one again in that moment, it stays too, or they are told that there is none.
+    /// Adds the jobs that have been over for [`KEPT_FOR`] to `expired`, removed if `apply`. One that waits or runs
+    /// stays, however old. Where somebody asks for one again in that moment, it stays too, or they are told that there
+    /// is none.
     ///
     /// # Errors
-    /// The store's; what was removed until then was not needed.
-    pub async fn expired(&self, apply: bool) -> Result<Vec<Expired>> {
+    /// The store's; what was removed until then is in `expired`.
+    pub async fn expire(&self, apply: bool, expired: &mut Vec<Expired>) -> Result<()> {
         let now = SystemTime::now();
-        let mut expired = Vec::new();
         for (id, objects) in self.0.ledger.objects().await? {
             let Some(ended) = objects.iter().map(|object| object.modified).max() else { continue };
             if now.duration_since(ended).is_ok_and(|since| since >= KEPT_FOR) {
@@ -52,7 +52,7 @@ impl Jobs {
                 }
             }
         }
-        Ok(expired)
+        Ok(())
     }
 }
 

@@ -124,6 +124,30 @@ async fn gc_removes_nothing_when_it_cannot_tell_what_is_needed() {
     assert_eq!(json(root.path(), &["gc", "--apply"], 0)["bytes"], 15);
 }
 
+#[tokio::test]
+async fn gc_says_what_it_removed_though_it_fails_afterwards() {
+    let hub = Standin::builder().fixtures().start().await;
+    let root = set_up(&hub, "");
+    let store = root.path().join("store");
+    fetched(root.path(), &[TINY]).await;
+    let old = plant(&store, b"left by a crash", 8 * DAY);
+    assert_eq!(ran(root.path(), &["gc"]).0, 0);
+    age_look(&store, Duration::from_hours(2));
+    // A job that has been over for long, and that nobody can read.
+    let job = store.join(Key::job(&"0".repeat(32), "request.json").as_str());
+    fs::create_dir_all(job.parent().unwrap()).unwrap();
+    fs::write(&job, vec![b' '; 5 << 20]).unwrap();
+    set_age(&job, 8 * DAY);
+
+    let (code, said, complaint) = ran(root.path(), &["gc", "--apply", "--json"]);
+    assert!(code == 1 && complaint.contains(job.file_name().unwrap().to_str().unwrap()), "{complaint}");
+    assert!(!old.exists());
+    let report: Value = serde_json::from_str(&said).unwrap();
+    assert_eq!(report["blobs"][0]["sha256"], Sha256::of(b"left by a crash").to_string());
+    fs::remove_file(&job).unwrap();
+    json(root.path(), &["gc", "--apply"], 0);
+}
+
 async fn open(path: &Path) -> std::sync::Arc<dyn Store> {
     let config = StoreConfig { local: LocalConfig { path: path.into() }, ..StoreConfig::default() };
     store::build(&config, &SpoolConfig::default(), "test").await.unwrap()
