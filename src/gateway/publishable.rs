@@ -160,12 +160,32 @@ impl Gateway {
     /// # Errors
     /// [`Error::Denied`] where policy says no to any of them now; the store's trouble.
     pub async fn copies_may_stay(&self, asked: &Repo, commit: Commit, copies: &[PublishedCopy]) -> Result<()> {
+        self.decide_copies(asked, commit, copies, true).await
+    }
+
+    /// The same of copies whose commit a pin or the lock fixes no more, whatever that says of it.
+    ///
+    /// # Errors
+    /// As [`Gateway::copies_may_stay`].
+    pub async fn copies_may_wait(&self, asked: &Repo, commit: Commit, copies: &[PublishedCopy]) -> Result<()> {
+        self.decide_copies(asked, commit, copies, false).await
+    }
+
+    async fn decide_copies(
+        &self,
+        asked: &Repo,
+        commit: Commit,
+        copies: &[PublishedCopy],
+        must_be_locked: bool,
+    ) -> Result<()> {
         let (policy, today) = (self.policy.current(), OffsetDateTime::now_utc().date());
         let canonical = self.canonical_name(asked).await?;
         let repo = canonical.as_ref().unwrap_or(asked);
         let rule = policy.decide_names(asked, repo, today).map_err(|denial| self.denied(&denial))?.at(commit);
         policy.decide_commit(repo, commit).map_err(|denial| self.denied(&denial))?;
-        rule.check_locked(commit).map_err(|denial| self.denied(&denial))?;
+        if must_be_locked {
+            rule.check_locked(commit).map_err(|denial| self.denied(&denial))?;
+        }
         for copy in copies {
             match rule.decide_file(&copy.path, copy.size, None) {
                 FileVerdict::Served => {}

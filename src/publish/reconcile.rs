@@ -17,10 +17,10 @@ use super::{
     run::Publication,
 };
 use crate::{
-    gateway::{self, Publishability, Publishable},
+    gateway::{self, Publishability, Publishable, Refusal},
     hooks::Again,
     hub::{Commit, Repo, Sha256},
-    policy::today,
+    policy::{DenialKind, today},
     store::PublishPrefix,
     telemetry::with_causes,
 };
@@ -59,6 +59,8 @@ enum Judged {
     Refused(gateway::Error),
     /// Refused by a policy in which approvals don't count for now.
     Unsure,
+    /// Policy means another commit by now, and that one is not here yet.
+    Superseded,
     Incomplete,
     Whole(Publishable),
 }
@@ -204,6 +206,9 @@ impl Publisher {
                 }
             },
         };
+        if self.is_superseded(target, record, &refused).await? {
+            return Ok(Judged::Superseded);
+        }
         if counted && (self.0.approvals_count)() {
             return Ok(Judged::Refused(refused));
         }
@@ -216,6 +221,39 @@ impl Publisher {
         }
         tracing::warn!(repo = %target.repo, %refused, "not unpublished: approvals can't be read, it may be approved");
         Ok(Judged::Unsure)
+    }
+
+    /// Whether a pin or a lock has moved on from these copies and nothing else speaks against them. They stay then, as
+    /// after any other move of a branch, until the next commit is whole; that is published over them where it is wanted.
+    async fn is_superseded(&self, target: &Target, record: &Record, refused: &gateway::Error) -> Result<bool> {
+        let gateway::Error::Denied(Refusal { kind: Some(DenialKind::NotLocked | DenialKind::Pinned), .. }) = refused
+        else {
+            return Ok(false);
+        };
+        if target.commit.is_some() {
+            return Ok(false);
+        }
+        let (gateway, repo) = (&self.0.gateway, &target.repo);
+        let is_next = |next: Commit| next != record.commit;
+        let waits = match gateway.publishable(repo, &record.revision, None).await {
+            Ok(Publishability::Incomplete { .. }) => {
+                gateway.last_commit(repo, &record.revision).await?.is_some_and(is_next)
+            }
+            Ok(Publishability::Whole(next)) => {
+                is_next(next.commit) && self.0.wanted.iter().any(|wanted| wanted.repo.same_name(repo))
+            }
+            Err(error) if error.is_refusal() => false,
+            Err(error) => return Err(error.into()),
+        };
+        if !waits {
+            return Ok(false);
+        }
+        let copies = self.copies(target, record).await?;
+        match gateway.copies_may_wait(repo, record.commit, &copies).await {
+            Ok(()) => Ok(true),
+            Err(error) if error.is_refusal() => Ok(false),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Why policy refuses any of the copies that lie there.
@@ -253,7 +291,7 @@ impl Publisher {
                 self.remove_as_refused(target, &record, &error, done).await?;
                 return Ok(false);
             }
-            Judged::Unsure => return Ok(false),
+            Judged::Unsure | Judged::Superseded => return Ok(false),
             Judged::Incomplete => return Ok(record.state == State::Published),
             Judged::Whole(whole) => whole,
         };

@@ -71,6 +71,70 @@ async fn a_revision_that_is_refused_takes_nothing_of_another_away() {
     is_commit(&hub, &copies(root.path()), &hub.commit(REPO, "main"));
 }
 
+// The origin answers while the program is waited for.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lock_that_moves_keeps_the_copies_until_the_next_commit_is_whole() {
+    let hub = Standin::builder().repo(first()).start().await;
+    let (root, process) = world(&hub, &format!("{REPOS}\npublish.by_commit = true")).await;
+    process.kill().await;
+    let lock = root.path().join("models.lock").display().to_string();
+    let held = format!("policy.lock={lock}");
+    let publish = || ran(root.path(), &["--set", &held, "publish"]);
+    let lock = |arguments: &[&str]| {
+        let (code, said) = ran(root.path(), &[&["lock", "--file", &lock], arguments].concat());
+        assert_eq!(code, 0, "{said}");
+    };
+    lock(&[]);
+    let (folder, one) = (copies(root.path()), hub.commit(REPO, "main"));
+    assert_eq!(publish().0, 0);
+    is_commit(&hub, &folder, &one);
+
+    hub.push(REPO, "main", second());
+    let two = hub.commit(REPO, "main");
+    lock(&["--update", REPO]);
+    let (code, said) = publish();
+    assert!(code == 1 && said.contains("not stored yet"), "{said}");
+    is_commit(&hub, &folder, &one);
+    assert!(!folder.join(format!("@{one}")).exists(), "what names a commit does not stand for the next one");
+
+    let process = Process::start(root.path()).await;
+    fetch_all(&process.client).await;
+    process.kill().await;
+    let (code, said) = publish();
+    assert!(code == 0 && !said.contains("unpublished"), "{said}");
+    is_commit(&hub, &folder, &two);
+
+    // What speaks against the commit itself is not waited for.
+    hub.push(REPO, "main", NewCommit::new("Third").lfs("model.safetensors", vec![8; 100_000]));
+    lock(&["--update", REPO]);
+    publish();
+    is_commit(&hub, &folder, &two);
+    let denied = format!("{POLICY}\n[[deny]]\ncommit = \"{two}\"\nreason = \"poisoned\"\n");
+    fs::write(root.path().join("policy/policy.toml"), denied).unwrap();
+    let (_, said) = publish();
+    assert!(names(&folder).is_empty(), "{said}");
+}
+
+#[tokio::test]
+async fn a_pin_that_moves_keeps_the_copies_until_the_next_commit_is_here() {
+    let hub = Standin::builder().repo(first()).start().await;
+    let (root, process) = world(&hub, REPOS).await;
+    process.kill().await;
+    let pin = |commit: &str, more: &str| {
+        let rule = format!("{POLICY}\n[[allow]]\nname = \"pinned\"\nrepo = \"{REPO}\"\npin = \"{commit}\"\n{more}");
+        fs::write(root.path().join("policy/policy.toml"), rule).unwrap();
+        ran(root.path(), &["publish"])
+    };
+    let (folder, one) = (copies(root.path()), hub.commit(REPO, "main"));
+    assert_eq!(pin(&one, "").0, 0);
+    let two = hub.push(REPO, "main", second());
+    let (code, said) = pin(&two, "");
+    assert_eq!(code, 1, "{said}");
+    is_commit(&hub, &folder, &one);
+    let (_, said) = pin(&two, "expires = \"2020-01-31\"\n");
+    assert!(names(&folder).is_empty() && said.contains("ended after 2020-01-31"), "{said}");
+}
+
 #[tokio::test]
 async fn what_was_withdrawn_is_published_again_when_that_is_lifted() {
     let hub = Standin::builder().repo(first()).start().await;
