@@ -173,7 +173,7 @@ impl Admin {
         }
         let now = OffsetDateTime::now_utc();
         let id = Id::new(now);
-        self.would_speak(proposal, &id, &actor.name)?;
+        self.would_speak(proposal, &id, &actor.name).await?;
         let approval = Approval {
             schema: SCHEMA,
             id: id.clone(),
@@ -278,12 +278,14 @@ impl Admin {
     }
 
     /// Refuses what would not count, since the folder or the lock says otherwise.
-    fn would_speak(&self, proposal: &Proposal, id: &Id, by: &str) -> Result<()> {
+    async fn would_speak(&self, proposal: &Proposal, id: &Id, by: &str) -> Result<()> {
         let mut overlay = self.overlay(true);
         overlay.approvals.retain(|rule| !rule.repo.same_name(&proposal.repo));
         let name = format!("{APPROVAL}{id}");
         overlay.approvals.push(proposal.as_rule(name.clone(), by));
-        let preview = self.policy.preview(&overlay).map_err(|error| Error::Invalid(error.to_string()))?;
+        let policy = self.policy.clone();
+        let preview = tokio::task::spawn_blocking(move || policy.preview(&overlay).map_err(|error| error.to_string()));
+        let preview = preview.await.unwrap_or_else(|error| Err(error.to_string())).map_err(Error::Invalid)?;
         let rule = preview.decide_repo(&proposal.repo, today()).map_err(Error::Denied)?;
         let (repo, Rule { name: speaks, source, .. }) = (&proposal.repo, &*rule);
         if *speaks != name {

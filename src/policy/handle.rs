@@ -40,8 +40,8 @@ struct Place {
 }
 
 impl Place {
-    fn read(&self) -> Result<Sources, LoadError> {
-        Sources::read(&self.dir, self.lock.as_deref(), &self.lists)
+    fn read(&self, before: Option<&Sources>) -> Result<Sources, LoadError> {
+        Sources::read(&self.dir, self.lock.as_deref(), &self.lists, before)
     }
 }
 
@@ -72,7 +72,7 @@ impl PolicyHandle {
     /// The same, with what a lock file holds it to.
     pub fn open_locked(dir: impl Into<PathBuf>, lock: Option<PathBuf>, lists: EnvLists) -> Result<Self, LoadError> {
         let place = Place { dir: dir.into(), lock, lists };
-        let folder = place.read()?;
+        let folder = place.read(None)?;
         let set = PolicySet::from_sources(folder.clone())?;
         let made_of = Mutex::new(MadeOf { folder: Some(folder), overlay: Overlay::default() });
         Ok(Self { source: Some(place), made_of, ..Self::fixed(set) })
@@ -105,7 +105,7 @@ impl PolicyHandle {
         let Some(place) = &self.source else { return Ok(Reload::Unchanged) };
         let mut made_of = self.made_of.lock().unwrap_or_else(PoisonError::into_inner);
         let current = self.current();
-        let loaded = place.read().and_then(|folder| {
+        let loaded = place.read(made_of.folder.as_ref()).and_then(|folder| {
             if made_of.folder.as_ref().is_some_and(|before| before.digest == folder.digest) {
                 return Ok(None);
             }
@@ -157,10 +157,11 @@ impl PolicyHandle {
         Ok(Reload::Changed)
     }
 
-    /// The policy that this overlay would make. Nothing changes.
+    /// The policy that this overlay would make. Nothing changes. All of it is put together, and another may be just then: call
+    /// it where blocking is allowed.
     pub fn preview(&self, overlay: &Overlay) -> Result<Arc<PolicySet>, LoadError> {
-        let made_of = self.made_of.lock().unwrap_or_else(PoisonError::into_inner);
-        match made_of.folder.clone() {
+        let folder = self.made_of.lock().unwrap_or_else(PoisonError::into_inner).folder.clone();
+        match folder {
             Some(folder) => PolicySet::from_sources(folder.with(overlay)).map(Arc::new),
             None => Ok(self.current()),
         }
@@ -190,6 +191,7 @@ mod tests {
     use std::fs;
 
     use super::*;
+    use crate::policy::overlay::tests::approval;
 
     fn write(dir: &std::path::Path, name: &str, text: &str) {
         fs::write(dir.join(name), text).unwrap();
@@ -244,6 +246,25 @@ mod tests {
         write(dir.path(), "models.lock", "version = 1\n# reviewed\n");
         assert_eq!(handle.reload(), Ok(Reload::Changed));
         assert_ne!(handle.current().digest(), before.digest());
+    }
+
+    #[test]
+    fn a_lock_is_understood_once_whatever_admins_decide() {
+        let dir = tempfile::tempdir().unwrap();
+        write(dir.path(), "repos.toml", "[[allow]]\nrepo = \"acme/a\"");
+        write(dir.path(), "models.lock", "version = 1\n");
+        let lock = Some(dir.path().join("models.lock"));
+        let handle = PolicyHandle::open_locked(dir.path(), lock, EnvLists::default()).unwrap();
+        let before = handle.current();
+        let overlay = Overlay { approvals: vec![approval("acme/x")], denials: Vec::new() };
+        let preview = handle.preview(&overlay).unwrap();
+        handle.set_overlay(overlay).unwrap();
+        write(dir.path(), "repos.toml", "[[allow]]\nrepo = \"acme/b\"");
+        assert_eq!(handle.reload(), Ok(Reload::Changed));
+        for set in [preview, handle.current()] {
+            assert_ne!(set.digest(), before.digest());
+            assert!(std::ptr::eq(set.lock().unwrap(), before.lock().unwrap()));
+        }
     }
 
     #[test]

@@ -5,12 +5,13 @@ use std::{
     fmt::Write as _,
     fs, io,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use super::{
     env_lists::EnvLists,
     load_error::LoadError,
-    lock::{self, Lock},
+    lock::LockFile,
     merge::Merge,
     overlay::Overlay,
     pattern::RefPatterns,
@@ -28,7 +29,7 @@ const MAX_FILES: usize = 1_000;
 pub(super) struct Sources {
     files: Vec<Source>,
     overlay: Vec<Source>,
-    lock: Option<(Source, Sha256)>,
+    lock: Option<Arc<LockFile>>,
     lists: EnvLists,
     dir: PathBuf,
     absence: Option<String>,
@@ -38,12 +39,19 @@ pub(super) struct Sources {
 
 impl Sources {
     /// Reads the files of a folder, and the lock beside them. They are read twice, until both readings are the same, so
-    /// that a folder in the middle of a change is not taken for a policy.
-    pub(super) fn read(dir: &Path, lock: Option<&Path>, lists: &EnvLists) -> Result<Self, LoadError> {
-        let read = || Ok::<_, LoadError>((read_dir(dir)?, lock.map(read_lock).transpose()?));
-        let mut found = read()?;
+    /// that a folder in the middle of a change is not taken for a policy. A lock that is the one of `before` is not read again.
+    pub(super) fn read(
+        dir: &Path,
+        lock: Option<&Path>,
+        lists: &EnvLists,
+        before: Option<&Self>,
+    ) -> Result<Self, LoadError> {
+        let read = |before: Option<&Arc<LockFile>>| {
+            Ok::<_, LoadError>((read_dir(dir)?, lock.map(|path| read_lock(path, before)).transpose()?))
+        };
+        let mut found = read(before.and_then(|before| before.lock.as_ref()))?;
         for _ in 0..10 {
-            let again = read()?;
+            let again = read(found.1.as_ref())?;
             if again == found {
                 return Ok(Self::new(found.0, found.1, dir, lists));
             }
@@ -52,7 +60,7 @@ impl Sources {
         Err(LoadError::of_file(dir, "its files change while they are read", "replace them at once, by a rename"))
     }
 
-    fn new(files: Option<Vec<Source>>, lock: Option<Source>, dir: &Path, lists: &EnvLists) -> Self {
+    fn new(files: Option<Vec<Source>>, lock: Option<Arc<LockFile>>, dir: &Path, lists: &EnvLists) -> Self {
         let absence = match &files {
             None => Some(format!("the policy folder {} does not exist", dir.display())),
             Some(files) if files.is_empty() => Some(format!("the policy folder {} has no *.toml file", dir.display())),
@@ -64,11 +72,9 @@ impl Sources {
         if !lists.is_empty() {
             let _ = write!(text, "# ==> environment\n{}", lists.text());
         }
-        let lock = lock.map(|lock| {
-            let sha256 = Sha256::of(lock.text.as_bytes());
-            let _ = writeln!(text, "# ==> lock {} ({} bytes), sha256 {sha256}", lock.name, lock.text.len());
-            (lock, sha256)
-        });
+        if let Some(LockFile { source, sha256, .. }) = lock.as_deref() {
+            let _ = writeln!(text, "# ==> lock {} ({} bytes), sha256 {sha256}", source.name, source.text.len());
+        }
         let digest = Sha256::of(text.as_bytes());
         Self { files, overlay: Vec::new(), lock, lists: lists.clone(), dir: dir.into(), absence, text, digest }
     }
@@ -96,8 +102,8 @@ fn write_files(to: &mut String, files: &[Source]) {
     }
 }
 
-fn read_lock(path: &Path) -> Result<Source, LoadError> {
-    lock::source(path)?.ok_or_else(|| {
+fn read_lock(path: &Path, before: Option<&Arc<LockFile>>) -> Result<Arc<LockFile>, LoadError> {
+    LockFile::read(path, before)?.ok_or_else(|| {
         let remedy = "write it with `hubgate lock`, or leave policy.lock out of the configuration";
         LoadError::of_file(path, "policy.lock names this file, and it is not there", remedy)
     })
@@ -144,7 +150,7 @@ impl PolicySet {
 
     /// As [`PolicySet::load`]; the lists are the policy where the folder is missing, and narrow it where it is there.
     pub fn load_narrowed(dir: &Path, lists: &EnvLists) -> Result<Self, LoadError> {
-        Self::from_sources(Sources::read(dir, None, lists)?)
+        Self::from_sources(Sources::read(dir, None, lists, None)?)
     }
 
     /// The policy that `HF_REPOS` and `LICENSE_ALLOWLIST` are, without a folder.
@@ -173,14 +179,15 @@ impl PolicySet {
             set.narrow(&lists)?;
             set.absence = absence.filter(|_| set.rules.is_empty());
         }
-        if let Some((source, sha256)) = lock {
-            set.lock_to(Lock::parse(&source)?, sha256, source.text);
+        if let Some(file) = lock {
+            set.lock_to(file)?;
         }
         Ok(Self { text, ..set })
     }
 
     /// Has the rules that speak for locked repos hold them to the lock.
-    fn lock_to(&mut self, lock: Lock, sha256: Sha256, text: String) {
+    fn lock_to(&mut self, file: Arc<LockFile>) -> Result<(), LoadError> {
+        let lock = file.lock()?;
         for ((kind, id), entries) in lock.names() {
             let name = (*kind, id.clone());
             let index = self.allow_names.of(*kind).find(id);
@@ -189,7 +196,8 @@ impl PolicySet {
                 self.narrowed.insert(name, rule);
             }
         }
-        self.lock = Some(LockInForce { lock, text, sha256 });
+        self.lock = Some(LockInForce { lock, file });
+        Ok(())
     }
 
     /// Keeps, of each repo that the lists name with revisions, a rule for those only.
@@ -219,7 +227,7 @@ pub(super) mod tests {
         let path = dir.path().join("models.lock");
         fs::write(dir.path().join("policy.toml"), policy).unwrap();
         fs::write(&path, lock).unwrap();
-        PolicySet::from_sources(Sources::read(dir.path(), Some(&path), &EnvLists::default())?)
+        PolicySet::from_sources(Sources::read(dir.path(), Some(&path), &EnvLists::default(), None)?)
     }
 
     fn load(files: &[(&str, &str)]) -> Result<PolicySet, LoadError> {

@@ -8,7 +8,7 @@ use super::{
     denial::{Denial, DenialKind},
     env_lists::Narrowing,
     license::LicensePolicy,
-    lock::Lock,
+    lock::{Lock, LockFile},
     mirror::Mirror,
     pattern::RepoPatterns,
     rule::Rule,
@@ -37,13 +37,11 @@ pub struct PolicySet {
     pub(super) absence: Option<String>,
 }
 
-/// A lock with its text.
+/// A lock with its text, which policies share.
 #[derive(Debug)]
 pub(super) struct LockInForce {
-    pub(super) lock: Lock,
-    pub(super) text: String,
-    /// The text's digest.
-    pub(super) sha256: Sha256,
+    pub(super) lock: Arc<Lock>,
+    pub(super) file: Arc<LockFile>,
 }
 
 /// One `[[deny]]` of the policy.

@@ -200,12 +200,12 @@ impl Rule {
 impl PolicySet {
     /// The lock in force, if there is one.
     pub fn lock(&self) -> Option<&Lock> {
-        self.lock.as_ref().map(|held| &held.lock)
+        self.lock.as_ref().map(|held| &*held.lock)
     }
 
     /// The lock's text and its sha256, which stands in [`PolicySet::text`].
     pub fn lock_text(&self) -> Option<(Sha256, &str)> {
-        self.lock.as_ref().map(|held| (held.sha256, held.text.as_str()))
+        self.lock.as_ref().map(|held| (held.file.sha256, held.file.source.text.as_str()))
     }
 
     /// The rule for a repo that upstream calls `canonical`, if the lock has that name only.

@@ -6,24 +6,23 @@
 
 mod compare;
 mod enforce;
+mod file;
 mod read;
 mod write;
 
 use std::{
     collections::{BTreeMap, HashMap},
-    fmt, fs, io,
+    fmt,
     path::Path,
     sync::Arc,
 };
 
 pub use compare::{Change, FileChange, LockChange};
 pub(super) use enforce::LockedRepo;
+pub(super) use file::LockFile;
 
-use super::{facts::Identity, load_error::LoadError, pattern::ref_name, source::Source};
+use super::{facts::Identity, load_error::LoadError, pattern::ref_name};
 use crate::hub::{BlobId, Commit, Repo, RepoKind, RepoPath, Revision, Sha256};
-
-/// A larger file is no lock: some 300,000 files.
-const MAX_LOCK_BYTES: u64 = 64 * 1024 * 1024;
 
 /// A lock file, read and understood.
 #[derive(Debug, Clone, Default)]
@@ -109,8 +108,8 @@ impl Lock {
     ///
     /// # Errors
     /// A file that can't be read or is no lock.
-    pub fn read(path: &Path) -> Result<Option<Self>, LoadError> {
-        source(path)?.map(|source| Self::parse(&source)).transpose()
+    pub fn read(path: &Path) -> Result<Option<Arc<Self>>, LoadError> {
+        LockFile::read(path, None)?.map(|file| file.lock()).transpose()
     }
 
     /// These entries, of which no two are of one revision.
@@ -156,30 +155,6 @@ impl Locked {
 
 fn name_of(repo: &Repo) -> (RepoKind, String) {
     (repo.kind(), repo.id().to_ascii_lowercase())
-}
-
-/// The text of a lock file; `None` where there is none.
-pub(super) fn source(path: &Path) -> Result<Option<Source>, LoadError> {
-    let unreadable =
-        |error: &io::Error| LoadError::of_file(path, format!("can't be read: {error}"), "let hubgate read it");
-    match fs::metadata(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(unreadable(&error)),
-        Ok(metadata) if !metadata.is_file() => {
-            return Err(LoadError::of_file(path, "is not a file", "name the file that `hubgate lock` writes"));
-        }
-        Ok(metadata) if metadata.len() > MAX_LOCK_BYTES => {
-            let problem = format!("more than {MAX_LOCK_BYTES} bytes");
-            return Err(LoadError::of_file(path, problem, "lock fewer repos"));
-        }
-        Ok(_) => {}
-    }
-    let text = fs::read(path).map_err(|error| unreadable(&error))?;
-    let text = String::from_utf8(text).map_err(|error| {
-        LoadError::of_file(path, format!("not UTF-8: {error}"), "write it anew with `hubgate lock`")
-    })?;
-    let name = path.file_name().and_then(|name| name.to_str()).unwrap_or("models.lock").to_owned();
-    Ok(Some(Source { name, path: path.into(), text }))
 }
 
 #[cfg(test)]

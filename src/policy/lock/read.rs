@@ -19,7 +19,7 @@ const ANEW: &str = "write the lock anew with `hubgate lock`";
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct LockFile {
+struct Entries {
     version: Spanned<i64>,
     #[serde(default)]
     repo: Vec<Spanned<Entry>>,
@@ -53,7 +53,7 @@ struct File {
 impl Lock {
     /// Reads the text of a lock file.
     pub(in crate::policy) fn parse(source: &Source) -> Result<Self, LoadError> {
-        let file: LockFile =
+        let file: Entries =
             toml::from_str(&source.text).map_err(|error| source.toml_error(&error).with_remedy(ANEW))?;
         if *file.version.get_ref() != VERSION {
             let problem = format!("this hubgate reads version {VERSION}");
