@@ -145,6 +145,11 @@ impl PolicySet {
         ))
     }
 
+    /// Whether an allow rule names a repo, be it expired or kept out by `HF_REPOS`.
+    pub fn has_rule_for(&self, repo: &Repo) -> bool {
+        self.allow_names.of(repo.kind()).find(&repo.id().to_ascii_lowercase()).is_some()
+    }
+
     /// Refuses a repo that a deny rule names, whether any rule allows it or not.
     pub fn decide_denied(&self, repo: &Repo) -> Result<(), Denial> {
         self.check_denied(repo, &repo.id().to_ascii_lowercase())

@@ -362,6 +362,38 @@ async fn what_can_not_be_locked_is_named_and_nothing_is_written() {
 }
 
 #[tokio::test]
+async fn what_has_expired_or_hf_repos_leaves_out_stays_in_the_lock() {
+    let hub = Standin::builder().repo(model()).fixtures().start().await;
+    let root = set_up(&hub, "");
+    fs::write(root.path().join("policy/mirror.toml"), MIRROR).unwrap();
+    assert_eq!(run(root.path(), &["lock"]).await.code, 0);
+    let lock = root.path().join("models.lock");
+    let text = fs::read_to_string(&lock).unwrap();
+
+    let mut command = hubgate(root.path(), &["lock"]);
+    command.current_dir(root.path()).env("HF_REPOS", "acme/tiny");
+    let output = tokio::process::Command::from(command).output().await.unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{said}");
+    assert!(said.contains("acme/m@main: stays at ") && said.contains("is not in HF_REPOS"), "{said}");
+    let narrowed = fs::read_to_string(&lock).unwrap();
+    assert!(
+        narrowed.contains("\"acme/tiny\"") && narrowed.contains(text.split_once("\n\n").unwrap().1.trim()),
+        "{narrowed}"
+    );
+
+    fs::write(&lock, &text).unwrap();
+    let ended = POLICY.replacen("repo = \"acme/*\"", "repo = \"acme/*\"\nexpires = \"2020-01-31\"", 1);
+    fs::write(root.path().join("policy/policy.toml"), ended).unwrap();
+    let ran = run(root.path(), &["lock"]).await;
+    assert_eq!(ran.code, 0, "{}{}", ran.said, ran.complaints);
+    assert!(ran.said.contains("stays at ") && ran.said.contains("ended after 2020-01-31"), "{}", ran.said);
+    assert_eq!(fs::read_to_string(&lock).unwrap(), text);
+    let diff = run(root.path(), &["lock", "--diff"]).await;
+    assert!(diff.code == 1 && diff.said.contains("and is refused now: "), "{}", diff.said);
+}
+
+#[tokio::test]
 async fn what_was_asked_for_is_locked_from_the_store_with_the_hub_gone() {
     let hub = Standin::builder().repo(model()).fixtures().start().await;
     let exact = "[[allow]]\nname = \"nested\"\nrepo = \"acme/nested\"\n";

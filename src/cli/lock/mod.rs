@@ -27,7 +27,7 @@ use crate::{
     config::Loaded,
     gateway::{Asker, Error, Lockable, ToBeLocked},
     hub::{ParseError, Repo, Revision},
-    policy::{Denial, Lock, LockChange, Locked, PolicySet, today},
+    policy::{Denial, DenialKind, Lock, LockChange, Locked, PolicySet, today},
 };
 use show::{Outcome, Run, State};
 
@@ -133,13 +133,16 @@ struct Work<'a> {
 }
 
 impl Work<'_> {
-    /// What is locked and still allowed stays, and what is approved and not locked yet is added.
+    /// What is locked stays, but for what no rule names or a deny rule does; what is approved and not locked yet is added.
     async fn lock(&self) -> Result<Vec<Outcome>, Error> {
         let policy = self.core.policy.current();
         let (mut outcomes, mut wanted) = (Vec::new(), Vec::new());
         for entry in self.before.entries() {
             match still_allowed(&policy, entry) {
                 Ok(Some(kept)) => outcomes.push(Outcome::new(entry, State::Kept(Arc::new(kept)))),
+                Err(denial) if keeps(&policy, entry, &denial) => {
+                    outcomes.push(Outcome::new(entry, State::Held(entry.clone(), denial.to_string())));
+                }
                 Ok(None) => wanted.push(ToBeLocked {
                     repo: entry.repo.clone(),
                     revision: entry.revision.clone(),
@@ -150,7 +153,7 @@ impl Work<'_> {
         }
         for found in self.to_be_locked().await? {
             let is_kept = |outcome: &Outcome| match &outcome.state {
-                State::Kept(kept) => kept.is_of(&found.repo, &found.revision),
+                State::Kept(kept) | State::Held(kept, _) => kept.is_of(&found.repo, &found.revision),
                 _ => false,
             };
             let is_it = |known: &ToBeLocked| known.repo == found.repo && known.revision == found.revision;
@@ -196,8 +199,10 @@ impl Work<'_> {
         let chosen = entries.filter(|entry| targets.is_empty() || targets.iter().any(|target| target.names(entry)));
         let outcomes = stream::iter(chosen).map(|entry| {
             let allowed = still_allowed(&policy, entry);
+            let policy = &policy;
             async move {
                 let state = match allowed {
+                    Err(denial) if keeps(policy, entry, &denial) => State::Held(entry.clone(), denial.to_string()),
                     Err(denial) => State::Dropped(denial.to_string()),
                     Ok(_) => match self.core.gateway.lockable(&self.asker, &entry.repo, &entry.revision, true).await {
                         Ok(lockable) => State::Differs(changes(entry, &lockable), lockable.refusal),
@@ -253,6 +258,16 @@ fn still_allowed(policy: &PolicySet, entry: &Locked) -> Result<Option<Locked>, D
     policy.decide_commit(&entry.repo, entry.commit)?;
     let is_moved = rule.pin.is_some_and(|pin| pin != entry.commit);
     Ok((!is_moved).then(|| Locked { rule: rule.name.clone(), ..entry.clone() }))
+}
+
+/// Whether an entry that is refused stays in the lock. What ends by itself or here alone, such as an approval's last day or
+/// what `HF_REPOS` leaves, is no decision on the entry: without it the repo would come back by policy alone.
+fn keeps(policy: &PolicySet, entry: &Locked, denial: &Denial) -> bool {
+    match denial.kind() {
+        DenialKind::DenyRule => false,
+        DenialKind::NoRule => policy.has_rule_for(&entry.repo),
+        _ => true,
+    }
 }
 
 fn changes(before: &Locked, now: &Lockable) -> Box<LockChange> {

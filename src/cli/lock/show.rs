@@ -30,7 +30,9 @@ pub(super) enum State {
     Untouched(Arc<Locked>),
     /// Locked at what the origin has now, and what changed by that.
     Moved(Box<LockChange>, Lockable),
-    /// Policy allows it no more.
+    /// Locked as before, though policy does not let it through now: why.
+    Held(Arc<Locked>, String),
+    /// No rule allows it any more, or a deny rule names it.
     Dropped(String),
     /// Why it can't be locked or looked at, and what stays in the lock meanwhile.
     Failed(String, Option<Arc<Locked>>),
@@ -59,7 +61,7 @@ impl Outcome {
     /// The entry that stands for it in the lock.
     pub(super) fn entry(&self) -> Option<Arc<Locked>> {
         match &self.state {
-            State::Kept(entry) | State::Untouched(entry) => Some(entry.clone()),
+            State::Kept(entry) | State::Untouched(entry) | State::Held(entry, _) => Some(entry.clone()),
             State::Locked(lockable) | State::Moved(_, lockable) => Some(Arc::new(lockable.locked.clone())),
             State::Failed(_, entry) => entry.clone(),
             State::Dropped(_) | State::Differs(..) | State::Unlocked => None,
@@ -74,6 +76,7 @@ impl Outcome {
             State::Untouched(_) => "untouched",
             State::Moved(change, _) if change.is_nothing() => "unchanged",
             State::Moved(..) => "moved",
+            State::Held(..) => "held",
             State::Dropped(_) => "dropped",
             State::Failed(..) => "failed",
             State::Differs(change, None) if change.is_nothing() => "unchanged",
@@ -88,6 +91,7 @@ impl Outcome {
             State::Untouched(_) => Ok(()),
             State::Locked(lockable) => writeln!(out, "{name}: locked at {}", shown(&lockable.locked)),
             State::Kept(entry) => writeln!(out, "{name}: stays at {}", shown(entry)),
+            State::Held(entry, why) => writeln!(out, "{name}: stays at {}, and is refused now: {why}", shown(entry)),
             State::Dropped(why) => writeln!(out, "{name}: no longer approved: {why}"),
             State::Failed(why, _) => writeln!(out, "{name}: failed: {why}"),
             State::Unlocked => writeln!(out, "{name}: approved and not locked; `hubgate lock` adds it"),
@@ -116,6 +120,7 @@ impl Outcome {
             State::Kept(entry) | State::Untouched(entry) => (Some(&**entry), None, None),
             State::Moved(change, lockable) => (Some(&lockable.locked), Some(change), None),
             State::Differs(change, refusal) => (None, Some(change), refusal.as_ref().map(|refusal| &refusal.text)),
+            State::Held(entry, why) => (Some(&**entry), None, Some(why)),
             State::Dropped(why) | State::Failed(why, _) => (None, None, Some(why)),
             State::Unlocked => (None, None, None),
         };
