@@ -130,13 +130,16 @@ impl Rule {
                 now => changed("id on the Hub", now.as_deref().unwrap_or("not stated"), approved),
             };
         }
-        let Some(before) = self.locked_identity().or(facts.first_seen.as_ref()) else { return Ok(()) };
-        if let (Some(now), Some(before)) = (&now.id, &before.id)
+        let before = [self.locked_identity(), facts.first_seen.as_ref()];
+        // One by one: a lock that has neither is no word on whose the repo was.
+        let id = before.iter().flatten().find_map(|identity| identity.id.as_ref());
+        let author = before.iter().flatten().find_map(|identity| identity.author.as_ref());
+        if let (Some(now), Some(before)) = (&now.id, id)
             && now != before
         {
             return changed("id on the Hub", now, before);
         }
-        if let (Some(now), Some(before)) = (&now.author, &before.author)
+        if let (Some(now), Some(before)) = (&now.author, author)
             && !now.eq_ignore_ascii_case(before)
         {
             return changed("author", now, before);

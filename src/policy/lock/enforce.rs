@@ -402,6 +402,29 @@ mod tests {
     }
 
     #[test]
+    fn an_entry_that_does_not_say_whose_repo_it_was_leaves_the_first_seen_owner_in_force() {
+        let seen = |id: &str, author: &str| RepoFacts {
+            first_seen: Some(Identity { id: Some(id.into()), author: Some(author.into()) }),
+            ..facts("acme/x", ONE)
+        };
+        let changed = Err(DenialKind::OwnerChanged);
+        let cases = [
+            (None, None, seen("id1", "acme"), Ok(())),
+            (None, None, seen("id0", "acme"), changed),
+            (None, None, seen("id1", "other"), changed),
+            (Some("id1"), None, seen("id0", "other"), changed),
+            (Some("id1"), None, seen("id0", "acme"), Ok(())),
+            (None, Some("acme"), seen("id0", "other"), changed),
+        ];
+        for (id, author, facts, expected) in cases {
+            let identity = Identity { id: id.map(Into::into), author: author.map(Into::into) };
+            let set = policy("", vec![Locked { identity, ..locked("acme/x", "main", ONE) }]);
+            let decided = decide(&set, "acme/x", &facts).map(drop).map_err(|denial| denial.kind());
+            assert_eq!(decided, expected, "{id:?} {author:?} {facts:?}");
+        }
+    }
+
+    #[test]
     fn files_are_held_against_the_lock_of_their_commit() {
         let mut entry = locked("acme/x", "main", ONE);
         entry.files.insert(
