@@ -53,7 +53,7 @@ impl Gateway {
         asked: &Repo,
         revision: &Revision,
     ) -> Result<Resolved> {
-        match rule.decide_revision(revision).map_err(|denial| self.denied(&denial))? {
+        match self.decide_revision(rule, asked, revision).await? {
             RevisionVerdict::Allowed => match revision.as_commit() {
                 Some(commit) => self.at_commit(asker, rule, asked, commit).await,
                 None => Box::pin(self.at_ref(asker, asked, revision)).await,
@@ -67,6 +67,31 @@ impl Gateway {
                 self.admit(asker, rule, &resolved).await?;
                 Ok(resolved)
             }
+        }
+    }
+
+    /// What policy says of a revision of a repo that `rule` allows under the name that was asked. Where that is a former name
+    /// and the lock has the repo under the one that it has now, the lock says what the revision means.
+    pub(super) async fn decide_revision(
+        &self,
+        rule: &Rule,
+        asked: &Repo,
+        revision: &Revision,
+    ) -> Result<RevisionVerdict> {
+        let verdict = rule.decide_revision(revision).map_err(|denial| self.denied(&denial))?;
+        let policy = self.policy.current();
+        if policy.lock().is_none() || rule.is_locked() || rule.pin.is_some() {
+            return Ok(verdict);
+        }
+        let Some(identity) = self.identities.of(asked).await?.filter(|known| !known.canonical.same_name(asked)) else {
+            return Ok(verdict);
+        };
+        match policy.decide_names(asked, &identity.canonical, OffsetDateTime::now_utc().date()) {
+            Ok(governing) if governing.is_locked() => {
+                governing.decide_revision(revision).map_err(|denial| self.denied(&denial))
+            }
+            // A name that is refused is refused where the facts are put to policy.
+            _ => Ok(verdict),
         }
     }
 

@@ -236,9 +236,7 @@ impl Gateway {
     pub async fn last_commit(&self, asked: &Repo, revision: &Revision) -> Result<Option<Commit>> {
         let (policy, today) = (self.policy.current(), OffsetDateTime::now_utc().date());
         let rule = policy.decide_repo(asked, today).map_err(|denial| self.denied(&denial))?;
-        if let RevisionVerdict::PinnedTo(commit) =
-            rule.decide_revision(revision).map_err(|denial| self.denied(&denial))?
-        {
+        if let RevisionVerdict::PinnedTo(commit) = self.decide_revision(&rule, asked, revision).await? {
             return Ok(Some(commit));
         }
         if let Some(commit) = revision.as_commit() {

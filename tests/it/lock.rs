@@ -141,6 +141,24 @@ async fn a_locked_branch_serves_what_was_reviewed_while_upstream_moves_and_when_
 }
 
 #[tokio::test]
+async fn a_branch_means_what_was_locked_under_a_former_name_that_the_lock_does_not_have() {
+    let hub = Standin::builder().repo(model().alias("acme/old")).start().await;
+    let gate = locked_gateway(&hub, MIRROR).await;
+    assert_eq!(run(gate.root.path(), &["lock"]).await.code, 0);
+    let one = hub.commit("acme/m", "main");
+    set_lock(&gate, &lock_of(&gate));
+    let old = "/acme/old/resolve/main/config.json";
+    // That it is a former name is known from here on.
+    assert_eq!(gate.head(old).await.header("x-repo-commit"), one);
+    hub.push("acme/m", "main", next());
+    for path in [old, "/acme/m/resolve/main/config.json"] {
+        let answer = gate.head(path).await;
+        assert_eq!(answer.header("x-repo-commit"), one, "{path}: {:?}", answer.headers);
+    }
+    assert_eq!(gate.head("/acme/old/resolve/v1/config.json").await.status, 403);
+}
+
+#[tokio::test]
 async fn a_file_that_is_not_the_one_that_was_locked_is_refused_and_one_that_was_not_locked_is_hidden() {
     let hub = Standin::builder().repo(model()).start().await;
     let gate = locked_gateway(&hub, MIRROR).await;
