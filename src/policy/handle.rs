@@ -107,26 +107,27 @@ impl PolicyHandle {
         let current = self.current();
         let loaded = place.read(made_of.folder.as_ref()).and_then(|folder| {
             if made_of.folder.as_ref().is_some_and(|before| before.digest == folder.digest) {
-                return Ok(None);
+                return Ok((folder, None));
             }
             if !folder.folder_exists() {
                 let remedy = "put it back; an empty folder denies everything";
                 return Err(LoadError::of_file(&place.dir, "the policy folder is gone", remedy));
             }
             let set = PolicySet::from_sources(folder.clone().with(&made_of.overlay))?;
-            Ok(Some((folder, set)))
+            Ok((folder, Some(set)))
         });
         match loaded {
-            Ok(loaded) => {
+            Ok((folder, set)) => {
+                // The same contents too: they may have been read from another file, or when that had only just changed.
+                made_of.folder = Some(folder);
                 let was_bad = self.problem.swap(None).is_some();
-                let Some((folder, set)) = loaded else {
+                let Some(set) = set else {
                     if was_bad {
                         tracing::info!(policy = %current.digest(), "policy folder is as it was: no problem any more");
                     }
                     return Ok(Reload::Unchanged);
                 };
                 tracing::info!(policy = %set.digest(), before = %current.digest(), rules = set.rules().len(), "policy changed");
-                made_of.folder = Some(folder);
                 self.current.store(Arc::new(set));
                 Ok(Reload::Changed)
             }
@@ -265,6 +266,21 @@ mod tests {
             assert_ne!(set.digest(), before.digest());
             assert!(std::ptr::eq(set.lock().unwrap(), before.lock().unwrap()));
         }
+    }
+
+    #[test]
+    fn each_look_is_what_the_next_one_is_compared_with() {
+        let dir = tempfile::tempdir().unwrap();
+        write(dir.path(), "models.lock", "version = 1\n");
+        let lock = Some(dir.path().join("models.lock"));
+        let handle = PolicyHandle::open_locked(dir.path(), lock, EnvLists::default()).unwrap();
+        let read = || handle.made_of.lock().unwrap().folder.as_ref().and_then(Sources::lock_file).unwrap();
+        let before = read();
+        // Another file with the same contents.
+        write(dir.path(), "new.lock", "version = 1\n");
+        fs::rename(dir.path().join("new.lock"), dir.path().join("models.lock")).unwrap();
+        assert_eq!(handle.reload(), Ok(Reload::Unchanged));
+        assert!(!Arc::ptr_eq(&before, &read()), "its stamp is forgotten, and it is read at every look");
     }
 
     #[test]

@@ -89,6 +89,11 @@ impl Sources {
         self
     }
 
+    #[cfg(test)]
+    pub(super) fn lock_file(&self) -> Option<Arc<LockFile>> {
+        self.lock.clone()
+    }
+
     /// Whether the folder is there.
     pub(super) fn folder_exists(&self) -> bool {
         !self.files.is_empty() || self.dir.is_dir()

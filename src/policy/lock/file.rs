@@ -54,9 +54,9 @@ impl Stamp {
     }
 
     fn is_settled(&self, now: SystemTime) -> bool {
-        let seconds = u64::try_from(self.changed.0.max(self.modified.0)).unwrap_or_default();
-        let nanos = Duration::from_secs(seconds.saturating_add(1));
-        now.duration_since(UNIX_EPOCH).is_ok_and(|now| now >= nanos + SETTLED_AFTER)
+        let second = u64::try_from(self.changed.0.max(self.modified.0)).unwrap_or_default();
+        let end_of_it = Duration::from_secs(second.saturating_add(1));
+        now.duration_since(UNIX_EPOCH).is_ok_and(|now| now >= end_of_it.saturating_add(SETTLED_AFTER))
     }
 }
 
