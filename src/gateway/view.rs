@@ -5,7 +5,7 @@ use std::sync::Arc;
 use time::{Date, OffsetDateTime};
 
 use super::{
-    Asker, Error, Gateway, Result,
+    Asker, Error, File, Gateway, Result,
     commit::Resolved,
     grant::Grant,
     known::Known,
@@ -71,6 +71,14 @@ impl Gateway {
             Ok(view)
         };
         Box::pin(anew).await
+    }
+
+    /// Whether a file that was found on that day, a moment ago, would be found the same now.
+    pub fn shows_still(&self, file: &File, day: Date) -> bool {
+        self.config.on_gone == OnGone::Serve
+            && !file.stale
+            && file.grant.policy.digest() == self.policy.current().digest()
+            && OffsetDateTime::now_utc().date() == day
     }
 
     async fn view_anew(&self, asker: &Asker, asked: &Repo, revision: &Revision) -> Result<View> {

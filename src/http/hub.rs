@@ -49,6 +49,14 @@ impl Shared {
             visit.route = "datasets_server";
             return error::not_here("hubgate has no datasets-server", form);
         }
+        if let Some(shown) = self.shown.get(ask.parts).await
+            && self.gateway.shows_still(&shown.file, shown.day)
+        {
+            (visit.route, visit.commit) = (shown.route, Some(shown.file.commit));
+            (visit.repo, visit.path) = (Some(shown.file.repo.clone()), Some(shown.file.path.clone()));
+            let answer = self.send(ask, &shown, visit).await;
+            return self.concluded(ask, answer, visit);
+        }
         let route = match HubRoute::parse(&ask.parts.method, path, ask.parts.uri.query()) {
             Ok(route) => route,
             Err(problem) => return Box::pin(self.malformed(ask, &problem, visit)).await,
@@ -62,12 +70,16 @@ impl Shared {
             },
             answer => answer,
         };
+        self.concluded(ask, answer, visit)
+    }
+
+    fn concluded(&self, ask: &Ask<'_>, answer: Answer, visit: &mut Visit) -> Response<Payload> {
         match answer {
             Ok(response) => response,
             Err(Refused::Answered(response)) => *response,
             Err(Refused::Gateway(problem)) => {
                 self.note_refusal(ask, &problem, visit);
-                error::answer(problem, form, visit)
+                error::answer(problem, &ask.form, visit)
             }
         }
     }

@@ -27,6 +27,7 @@ mod metrics;
 mod own;
 mod payload;
 mod respond;
+mod shown;
 
 use std::{panic::AssertUnwindSafe, sync::Arc, time::Instant};
 
@@ -58,6 +59,7 @@ use crate::{
 use auth::{Auth, Caller};
 use face::Form;
 use layers::{Books, Outcome, RequestIds, Visit};
+use shown::ShownFiles;
 
 /// What the edge is made of.
 #[derive(Clone)]
@@ -114,6 +116,7 @@ struct Shared {
     books: Books,
     readiness: Arc<Readiness>,
     ids: RequestIds,
+    shown: ShownFiles,
 }
 
 /// A request of the Hub's kind, with what was found out about it on the way.
@@ -137,6 +140,7 @@ impl Edge {
             books: Books { access: parts.access, traffic: parts.traffic },
             readiness: parts.readiness,
             ids: RequestIds::new(),
+            shown: ShownFiles::new(),
         };
         Self { shared: Arc::new(shared), own, side }
     }

@@ -8,15 +8,17 @@
 //! - `Location` stands on that 307 alone: Python follows it on any status;
 //! - nothing of Xet, whatever the client would accept.
 
-use std::{borrow::Cow, fmt::Write as _, ops::Range};
+use std::{borrow::Cow, fmt::Write as _, ops::Range, sync::Arc};
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, header};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use time::OffsetDateTime;
 
 use super::{
     Ask, Payload, Shared, error, face,
     hub::{Answer, Refused},
     layers::{Outcome, Visit},
+    shown::Shown,
 };
 use crate::{
     gateway::{File, Located},
@@ -42,7 +44,7 @@ pub(super) struct Wanted<'r> {
 }
 
 /// The bytes that an answer is about: the file's, or its pointer's.
-struct Content {
+pub(super) struct Content {
     etag: BlobId,
     size: u64,
     linked: bool,
@@ -53,7 +55,9 @@ struct Content {
 impl Shared {
     /// Answers HEAD and GET of a file.
     pub(super) async fn file(&self, ask: &Ask<'_>, wanted: &Wanted<'_>, visit: &mut Visit) -> Answer {
+        let day = OffsetDateTime::now_utc().date();
         let located = self.gateway.locate(&ask.asker, wanted.repo, wanted.revision, wanted.path).await?;
+        let is_here = matches!(located, Located::Here(_));
         let file = match located {
             Located::Here(file) => file,
             Located::Elsewhere(file) => {
@@ -67,8 +71,19 @@ impl Shared {
         };
         visit.commit = Some(file.commit);
         let content = Content::of(&file, wanted.raw);
+        let headers = metadata(ask, &file, &content);
+        let shown = Arc::new(Shown { route: visit.route, file, content, headers, day });
+        if is_here && self.gateway.shows_still(&shown.file, day) {
+            Box::pin(self.shown.keep(ask.parts, shown.clone())).await;
+        }
+        self.send(ask, &shown, visit).await
+    }
+
+    /// Answers with a file that was found: what of it this request wants.
+    pub(super) async fn send(&self, ask: &Ask<'_>, shown: &Shown, visit: &mut Visit) -> Answer {
+        let Shown { file, content, .. } = shown;
         let announce = announced(ask, content.size, visit)?;
-        let mut headers = metadata(ask, &file, &content);
+        let mut headers = shown.headers.clone();
 
         let asked = &ask.parts.headers;
         match Condition::of(
@@ -104,7 +119,7 @@ impl Shared {
             let status = cover(&mut headers, None, content.size, announce);
             return Ok(answer(status, headers, Payload::Empty));
         }
-        if let Some(text) = content.text {
+        if let Some(text) = content.text.clone() {
             let status = cover(&mut headers, part.as_ref(), content.size, true);
             let bytes = bytes::Bytes::from(text);
             // A pointer is some 130 bytes long.
@@ -112,8 +127,7 @@ impl Shared {
             let bytes = part.and_then(cut).and_then(|part| Some(bytes.slice_ref(bytes.get(part)?))).unwrap_or(bytes);
             return Ok(answer(status, headers, Payload::Full(bytes)));
         }
-        let opened =
-            self.gateway.open(&ask.asker, &file, part.clone(), range.is_some_and(ByteRange::continues)).await?;
+        let opened = self.gateway.open(&ask.asker, file, part.clone(), range.is_some_and(ByteRange::continues)).await?;
         visit.outcome = Outcome::Sent(opened.cached);
         // The gateway may answer a range with the whole file (taint, DESIGN section 5): then it is a 200.
         let whole = 0..content.size;
