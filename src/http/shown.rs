@@ -6,7 +6,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use http::{HeaderMap, request::Parts};
+use http::{HeaderMap, Method, request::Parts};
 use moka::future::Cache;
 use time::Date;
 
@@ -50,6 +50,9 @@ impl ShownFiles {
     }
 }
 
+/// What a file is kept by: the URL of a request that reads. To any other method the same URL means something else.
 fn url(asked: &Parts) -> Option<&str> {
-    asked.uri.path_and_query().map(http::uri::PathAndQuery::as_str).filter(|url| url.len() <= LONGEST_URL)
+    let reads = matches!(asked.method, Method::GET | Method::HEAD);
+    let url = asked.uri.path_and_query().map(http::uri::PathAndQuery::as_str);
+    url.filter(|url| reads && url.len() <= LONGEST_URL)
 }
