@@ -235,6 +235,12 @@ async fn write_routes_are_read_only() {
         assert!(answer.header("x-error-message").contains("read-only"), "{method} {url}: {:?}", answer.headers);
     }
     assert_eq!(hub.counters().requests, 0);
+
+    // Nor is a file that was read a moment ago.
+    let url = format!("/acme/tiny/resolve/{}/config.json", hub.commit("acme/tiny", "main"));
+    for (method, status) in [("GET", 200), ("PUT", 403), ("HEAD", 200), ("DELETE", 403), ("GET", 200)] {
+        assert_eq!(gate.ask(method, &url, &[]).await.status, status, "{method}");
+    }
 }
 
 /// Python's requests write the whole body before they look for an answer: the reason must still be there then.
