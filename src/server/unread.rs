@@ -39,8 +39,8 @@ const LINGER: Duration = Duration::from_secs(30);
 const LINGER_SILENCE: Duration = Duration::from_secs(5);
 /// Most that is thrown away of one connection.
 const LINGER_BYTES: u64 = 256 * 1024 * 1024;
-/// What is read at once meanwhile.
-const LINGER_BUFFER: usize = 64 * 1024;
+/// What is read at once meanwhile: small, for every connection may be listened to at the same time.
+const LINGER_BUFFER: usize = 8 * 1024;
 
 /// The body of a request, as it arrives.
 #[derive(Debug)]
