@@ -28,8 +28,13 @@ use super::{
 /// Below this, one `writev` of head and bytes is cheaper than two calls for the head and for a span.
 const SMALLEST_SPAN_BYTES: usize = 32 * 1024;
 
-/// What Linux reads ahead at once by default.
-const READ_AHEAD_BYTES: usize = 128 * 1024;
+/// How far apart the page cache is probed at first: what Linux reads ahead at once by default, so that a file that was
+/// read here and there shows its gaps.
+const NARROW_STEP_BYTES: u64 = 128 * 1024;
+
+/// How far apart at most. So much of a gap that no probe fell into is read from the disk by the socket's own call,
+/// which holds up the other connections of an event loop for that long.
+const WIDE_STEP_BYTES: u64 = 2 * 1024 * 1024;
 
 /// Reads up to `len` bytes at `offset`, at most [`CHUNK_BYTES`] at a time. Fewer may come at any place;
 /// none come only at the end of the file.
@@ -80,15 +85,51 @@ pub struct FileBody {
     file: Arc<File>,
     offset: u64,
     end: u64,
-    /// Up to where the page cache was seen to have it.
-    cached: u64,
+    cached: Cached,
     reading: Option<JoinHandle<io::Result<Bytes>>>,
+}
+
+/// How far the page cache was seen to have a file that is read in order. Each probe costs a system call, all of them a
+/// twentieth of what sending the file does; so the longer they all hit, the fewer there are.
+#[derive(Debug)]
+struct Cached {
+    until: u64,
+    step: u64,
+}
+
+impl Default for Cached {
+    fn default() -> Self {
+        Self { until: 0, step: NARROW_STEP_BYTES }
+    }
+}
+
+impl Cached {
+    /// Whether all of a range that is not empty is there, by what `has` says of single bytes before `end`, where
+    /// reading stops.
+    fn covers(&mut self, range: Range<u64>, end: u64, has: impl Fn(u64) -> bool) -> bool {
+        if self.until <= range.start {
+            if !has(range.start) {
+                *self = Self::default();
+                return false;
+            }
+            self.until = range.start + 1;
+        }
+        while self.until < range.end {
+            let at = (self.until - 1 + self.step).min(end - 1);
+            if !has(at) {
+                *self = Self::default();
+                return false;
+            }
+            *self = Self { until: at + 1, step: (2 * self.step).min(WIDE_STEP_BYTES) };
+        }
+        true
+    }
 }
 
 impl FileBody {
     /// The bytes of `range`, which must lie inside the file.
     pub fn new(file: Arc<File>, range: Range<u64>) -> Self {
-        Self { file, offset: range.start, end: range.end.max(range.start), cached: 0, reading: None }
+        Self { file, offset: range.start, end: range.end.max(range.start), cached: Cached::default(), reading: None }
     }
 
     fn remaining(&self) -> u64 {
@@ -100,22 +141,15 @@ impl FileBody {
         usize::try_from(self.remaining()).unwrap_or(usize::MAX).min(CHUNK_BYTES)
     }
 
-    /// Whether the page cache has what is next, as far as a byte of each read-ahead's length tells. Where it has not, or
-    /// can't tell, a blocking read brings it in.
+    /// Whether the page cache has what is next, as far as probes tell. Where it has not, or can't tell, a blocking
+    /// read brings it in.
     fn is_cached(&mut self, len: usize) -> bool {
+        let file = &*self.file;
         let has = |at| {
             let mut byte = [0];
-            preadv2(&*self.file, &mut [IoSliceMut::new(&mut byte)], at, ReadWriteFlags::NOWAIT) == Ok(1)
+            preadv2(file, &mut [IoSliceMut::new(&mut byte)], at, ReadWriteFlags::NOWAIT) == Ok(1)
         };
-        let end = self.offset + len as u64;
-        // The piece before ended where this one begins.
-        let begins_cached = self.offset > 0 && self.cached == self.offset;
-        let inside = (self.offset + READ_AHEAD_BYTES as u64..end - 1).step_by(READ_AHEAD_BYTES);
-        if (begins_cached || has(self.offset)) && inside.chain([end - 1]).all(has) {
-            self.cached = end;
-            return true;
-        }
-        false
+        self.cached.covers(self.offset..self.offset + len as u64, self.end, has)
     }
 
     fn poll_bytes(&mut self, cx: &mut Context<'_>) -> Poll<Option<io::Result<Bytes>>> {
@@ -193,7 +227,7 @@ impl Chunks for FileBody {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write as _;
+    use std::{cell::Cell, io::Write as _};
 
     use http_body_util::BodyExt as _;
 
@@ -264,6 +298,42 @@ mod tests {
                 assert_eq!(matches!(chunk.unwrap(), Chunk::Span(_)), are_spans, "{taken:?}");
             }
         }
+    }
+
+    /// Reads `cached..end` in order by pieces; which pieces were taken for cached, and how many probes that took.
+    fn probed(end: u64, is_cached: impl Fn(u64) -> bool) -> (Vec<bool>, usize) {
+        let (mut cached, probes, piece) = (Cached::default(), Cell::new(0), CHUNK_BYTES as u64);
+        let has = |at| {
+            probes.set(probes.get() + 1);
+            assert!(at < end);
+            is_cached(at)
+        };
+        let pieces = (0..end).step_by(CHUNK_BYTES);
+        let covered = pieces.map(|at| cached.covers(at..end.min(at + piece), end, has)).collect();
+        (covered, probes.get())
+    }
+
+    #[test]
+    fn a_file_that_is_all_cached_is_probed_less_and_less() {
+        let (covered, probes) = probed(1 << 30, |_| true);
+        assert!(covered.iter().all(|covered| *covered));
+        assert!(probes < 600, "{probes}");
+        assert_eq!(probed(1, |_| true), (vec![true], 1));
+    }
+
+    #[test]
+    fn the_first_gap_is_seen_within_a_read_ahead_and_no_later_one_is_overlooked_for_longer_than_the_widest_step() {
+        let gap = NARROW_STEP_BYTES..2 * NARROW_STEP_BYTES;
+        assert!(!probed(1 << 20, |at| !gap.contains(&at)).0[0]);
+        // Cached for long, then not at all.
+        let (gone, piece) = (256 << 20, CHUNK_BYTES as u64);
+        let (covered, _) = probed(512 << 20, |at| at < gone);
+        let overlooked = covered.iter().skip((gone / piece) as usize).filter(|covered| **covered).count() as u64;
+        assert!(overlooked * piece <= WIDE_STEP_BYTES, "{overlooked}");
+        // And after a miss all is narrow again.
+        let mut cached = Cached { until: gone, step: WIDE_STEP_BYTES };
+        assert!(!cached.covers(gone..gone + piece, 1 << 30, |_| false));
+        assert_eq!((cached.until, cached.step), (0, NARROW_STEP_BYTES));
     }
 
     #[tokio::test]
