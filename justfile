@@ -1,4 +1,4 @@
-# What CI runs, by hand. `just` lists it.
+# Common tasks; `just` lists them, `just ci` runs what CI runs.
 
 default:
     @just --list

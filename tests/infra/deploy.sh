@@ -42,7 +42,7 @@ sed -n '/^# my-values.yaml/,/^```/{/^```/!p}' "$CHART/README.md" > "$WORK/my-val
 grep -q bucket: "$WORK/my-values.yaml" || fail "the chart's README has no my-values.yaml"
 accepts "the README's my-values.yaml" helm install hubgate "$CHART" --namespace hubgate --values "$WORK/my-values.yaml" --dry-run=client \
   --set-file 'policy.files.repos\.toml=policy/repos.toml' --set-file 'policy.files.licenses\.toml=policy/licenses.toml' \
-  --set-file 'policy.files.files\.toml=policy/files.toml'
+  --set-file 'policy.files.files\.toml=policy/files.toml' --set-file 'policy.files.mirror\.toml=policy/mirror.toml'
 grep -q 'repo = "gpt2"' "$WORK/said" || fail "the README's --set-file does not bring the policy in"
 VERSION=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
 grep -qx "appVersion: $VERSION" "$CHART/Chart.yaml" || fail "Chart.yaml: appVersion is not Cargo.toml's version, $VERSION"
