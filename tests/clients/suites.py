@@ -2,6 +2,7 @@
 
 Each function takes the run's options and yields results; `Broken` comes through it when a real component cannot do its part.
 """
+import hashlib
 import json
 import socket
 import sys
@@ -12,7 +13,7 @@ from pathlib import Path
 import flows
 from flows import Error
 from play import Result, attack_flow, patiently, run_flow
-from repos import LARGE_BYTES, POLICY
+from repos import LARGE_BYTES, MINILM_WEIGHTS, POLICY
 from world import INFRA, Exits, Gateway, PrivateCa, Script, Server, StandIn, free_ports
 
 
@@ -58,6 +59,7 @@ def three_phases(run, client, store, wanted):
         for phase in ("cold", "warm", "offline"):
             before = standin.file_bytes() if phase == "warm" else None
             if phase == "offline":
+                results.append(only_hubgate(client.name, standin))
                 standin.stop()
             results += [run_flow(run, client, flow, phase, gateway, exits) for flow in wanted]
             if phase == "warm":
@@ -66,6 +68,11 @@ def three_phases(run, client, store, wanted):
                 results.append(Result(client.name, "(no file bytes from upstream)", phase, 0, f"fetched again: {again}" if again else ""))
         results.append(Result(client.name, "(verify)", "after", 0, gateway.verify()))
     return results
+
+
+def only_hubgate(client, standin):
+    strangers = standin.strangers()
+    return Result(client, "(nobody past hubgate)", "after", 0, f"asked the Hub themselves: {strangers}" if strangers else "")
 
 
 def direct(run):
@@ -117,11 +124,15 @@ def tls(run):
             # hf-hub 0.4 with rustls has its roots compiled in: no setting reaches it.
             if not client.name.startswith("rust0"):
                 yield run_flow(run, client, flows.smoke(client), "tls", gateway, exits, ca.env().items())
+        yield only_hubgate("all", standin)
 
 
 def minilm(run):
     """The real files of all-MiniLM-L6-v2 through transformers, and one client of each other ecosystem."""
     repo = flows.MINILM
+    content = run.oracle.content(repo, "model.safetensors")
+    said = (len(content), hashlib.sha256(content).hexdigest())
+    yield Result("-", "(the weights are the real ones)", "before", 0, "" if said == MINILM_WEIGHTS else f"{said}, expected {MINILM_WEIGHTS}")
     whole = flows.Flow("minilm", ("hub240", "hub023", "js", "rust1"), "snapshot", flows.ask(repo), flows.files(repo))
     wanted = {"tf5": [f for f in flows.framework_flows() if "tf5" in f.clients]}
     for client in run.clients:
@@ -141,6 +152,7 @@ def refusal(run):
             for flow in flows.refusal_flows():
                 if client.name in flow.clients:
                     yield run_flow(run, client, flow, "cold", gateway, exits)
+        yield only_hubgate("all", standin)
         asked = [path for path in standin.counters()["paths"] if "forbidden" in path or "other/unknown" in path]
         yield Result("hubgate", "(nothing asked of a denied repo)", "cold", 0, f"asked upstream: {asked}" if asked else "")
 

@@ -3,6 +3,7 @@
 Everything listens on loopback at ports that the kernel picks, lives in one folder, and ends with `close`.
 A process that does not become ready raises with the end of its log.
 """
+import hashlib
 import json
 import os
 import shutil
@@ -24,6 +25,9 @@ READY_SECONDS = 30
 CLEAN = {name: os.environ[name] for name in ("PATH", "LANG", "TMPDIR") if name in os.environ} | {"HOME": "/nonexistent"}
 # For requests of the driver itself: straight, whatever proxy the caller's environment names.
 DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+# A client that every hubgate here knows, beside those who give no token or one of the Hub's; and what it is to whoami.
+CLIENT_TOKEN, CLIENT = "hg_of_the_clients", {"name": "clients", "type": "user"}
 
 
 class Broken(Exception):
@@ -134,6 +138,11 @@ class StandIn:
     def counters(self):
         return json.loads(fetch(self.control + "/-/standin/counters"))
 
+    def strangers(self):
+        """Who asked it past hubgate: clients take any address of 127.0.0.1 without a proxy, so the proxy sees none of that."""
+        agents = {dict(request["headers"]).get("user-agent", "(no user-agent)") for request in self.counters()["recent"]}
+        return ", ".join(sorted(agent for agent in agents if not agent.startswith("hubgate/")))
+
     def file_bytes(self):
         """Bytes of file content that it has sent so far, by file."""
         return self.counters()["file_bytes"]
@@ -169,8 +178,10 @@ class Exits:
 
 
 def toml(value):
-    """JSON's strings, numbers, booleans and flat lists are TOML's."""
-    return json.dumps(value)
+    """JSON's strings, numbers and booleans are TOML's."""
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{key} = {toml(inner)}" for key, inner in value.items()) + " }"
+    return "[" + ", ".join(map(toml, value)) + "]" if isinstance(value, list) else json.dumps(value)
 
 
 class Gateway:
@@ -190,6 +201,7 @@ class Gateway:
         (self.folder / "policy").mkdir(parents=True, exist_ok=True)
         for name, text in policy.items():
             (self.folder / "policy" / name).write_text(text)
+        settings["auth.clients"] = [{"name": CLIENT["name"], "token_sha256": hashlib.sha256(CLIENT_TOKEN.encode()).hexdigest()}]
         settings |= {"policy.dir": str(self.folder / "policy"), "policy.contact": "ml-platform@example.com", "log.format": "json"}
         self.config = self.folder / "config.toml"
         self.config.write_text("".join(f"{key} = {toml(value)}\n" for key, value in sorted(settings.items())))
@@ -199,6 +211,11 @@ class Gateway:
     def start(self):
         self.server = Server("hubgate", [self.binary, "serve", "--config", self.config], self.folder)
         self.server.wait(lambda: fetch(self.url + "/-/readyz", opener=self.opener) is not None)
+
+    def asked(self):
+        """The access lines so far. Lines are written behind the answers: of a stopped hubgate they are all."""
+        lines = [json.loads(line) for line in self.server.log.read_text().splitlines()]
+        return [line for line in lines if "request_id" in line and line.get("route") != "own"]
 
     def verify(self):
         """`hubgate verify`: what the store and the manifest say of each other. Its output when they disagree."""

@@ -128,7 +128,8 @@ def auth_check(ask):
 def whoami(ask):
     from huggingface_hub import HfApi
 
-    return {}, HfApi().whoami(token=ask["token"])
+    found = HfApi().whoami(token=ask["token"])
+    return {}, {"name": found["name"], "type": found["type"]}
 
 
 def fs_path(ask, path=""):
