@@ -13,6 +13,7 @@ mod preseed;
 mod publish;
 mod references;
 mod remote;
+mod review;
 mod store;
 mod sync;
 mod token;
@@ -90,10 +91,14 @@ enum Command {
     Snapshot(store::SnapshotCommand),
     /// What was asked for and refused, and waits for an answer.
     Requests(admin::RequestsArgs),
+    /// Has a running gateway ask what a repo holds that no rule names: licence, size, files that run code.
+    Inspect(review::InspectArgs),
     /// Lets a repo in: over a running gateway's admin API, or as a rule for the reviewed policy folder.
-    Approve(admin::ApproveArgs),
+    Approve(review::ApproveArgs),
     /// Says no to a repo that was asked for.
-    Reject(admin::RejectArgs),
+    Reject(review::RejectArgs),
+    /// Takes an approval back; --list shows them all.
+    Revoke(review::RevokeArgs),
     /// Refuses a repo, a commit or a content from now on, everywhere; --lift ends it.
     Withdraw(admin::WithdrawArgs),
     /// Tokens of clients and admins.
@@ -215,8 +220,10 @@ impl Cli {
             Command::Publish(args) => publish::run(&loaded, &args),
             Command::Snapshot(command) => store::snapshot(&loaded, &command),
             Command::Requests(args) => admin::requests(&loaded, &args),
-            Command::Approve(args) => admin::approve(&args),
-            Command::Reject(args) => admin::reject(&args),
+            Command::Inspect(args) => review::inspect(&args),
+            Command::Approve(args) => review::approve(&args),
+            Command::Reject(args) => review::reject(&args),
+            Command::Revoke(args) => review::revoke(&args),
             Command::Withdraw(args) => admin::withdraw(&loaded, &args),
             Command::Token(command) => token::run(&command),
         }

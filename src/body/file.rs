@@ -326,9 +326,9 @@ mod tests {
         let gap = NARROW_STEP_BYTES..2 * NARROW_STEP_BYTES;
         assert!(!probed(1 << 20, |at| !gap.contains(&at)).0[0]);
         // Cached for long, then not at all.
-        let (gone, piece) = (256 << 20, CHUNK_BYTES as u64);
-        let (covered, _) = probed(512 << 20, |at| at < gone);
-        let overlooked = covered.iter().skip((gone / piece) as usize).filter(|covered| **covered).count() as u64;
+        let (gone, piece) = (1024 * CHUNK_BYTES as u64, CHUNK_BYTES as u64);
+        let (covered, _) = probed(2 * gone, |at| at < gone);
+        let overlooked = covered.iter().skip(1024).filter(|covered| **covered).count() as u64;
         assert!(overlooked * piece <= WIDE_STEP_BYTES, "{overlooked}");
         // And after a miss all is narrow again.
         let mut cached = Cached { until: gone, step: WIDE_STEP_BYTES };

@@ -1,23 +1,18 @@
-//! `hubgate requests`, `approve`, `reject` and `withdraw`: what admins decide, over a running gateway's API; and, where
-//! none is named, on the store itself, which other gateways see within seconds.
-//!
-//! Approving is left to the API, since only its tokens say who somebody is; `--as-patch` prints the rule for the
-//! reviewed folder and needs neither.
+//! `hubgate requests` and `withdraw`: over a running gateway's API; and, where none is named, on the store itself, which
+//! other gateways see within seconds.
 
 use std::{str::FromStr, sync::Arc};
 
 use clap::Args;
 use http::Method;
 use serde_json::{Value, json};
-use time::{Date, macros::format_description};
 
 use super::{Done, Failure, remote::RemoteArgs, with_core};
 use crate::{
-    admin::{self, Actor, Id, Proposal, Target, WithdrawalShown},
+    admin::{self, Actor, Id, Target, WithdrawalShown},
     app::Core,
     config::Loaded,
-    hub::{Commit, Repo, Sha256},
-    policy::LicenseId,
+    hub::{Repo, Sha256},
 };
 
 #[derive(Debug, Args)]
@@ -28,51 +23,6 @@ pub(super) struct RequestsArgs {
     /// Writes JSON.
     #[arg(long)]
     json: bool,
-    #[command(flatten)]
-    remote: RemoteArgs,
-}
-
-#[derive(Debug, Args)]
-pub(super) struct ApproveArgs {
-    /// org/name, datasets/org/name or spaces/org/name.
-    #[arg(value_name = "REPO")]
-    repo: Repo,
-    /// The licence that was reviewed: apache-2.0, or other:NAME.
-    #[arg(long, alias = "license", value_name = "ID")]
-    licence: String,
-    /// Why, in one line.
-    #[arg(long, value_name = "TEXT")]
-    reason: String,
-    /// The last day on which it holds.
-    #[arg(long, value_name = "YYYY-MM-DD", value_parser = day)]
-    expires: Date,
-    /// The one commit that was reviewed.
-    #[arg(long, value_name = "COMMIT")]
-    pin: Option<Commit>,
-    /// Gated or private upstream content is meant to come in.
-    #[arg(long)]
-    gated: bool,
-    /// Where the review is written down.
-    #[arg(long, value_name = "TEXT")]
-    ticket: Option<String>,
-    /// Prints the rule for the reviewed policy folder, and asks nobody.
-    #[arg(long)]
-    as_patch: bool,
-    /// With --as-patch: who approves.
-    #[arg(long, value_name = "NAME", requires = "as_patch")]
-    approved_by: Option<String>,
-    #[command(flatten)]
-    remote: RemoteArgs,
-}
-
-#[derive(Debug, Args)]
-pub(super) struct RejectArgs {
-    /// org/name, datasets/org/name or spaces/org/name.
-    #[arg(value_name = "REPO")]
-    repo: Repo,
-    /// Why, in one line.
-    #[arg(long, value_name = "TEXT")]
-    reason: String,
     #[command(flatten)]
     remote: RemoteArgs,
 }
@@ -120,11 +70,7 @@ impl FromStr for Withdrawn {
     }
 }
 
-fn day(text: &str) -> Result<Date, String> {
-    Date::parse(text, format_description!("[year]-[month]-[day]")).map_err(|_| "write YYYY-MM-DD".into())
-}
-
-fn at_the_command_line() -> Actor {
+pub(super) fn at_the_command_line() -> Actor {
     Actor::at_the_command_line(std::env::var("USER").ok().as_deref())
 }
 
@@ -164,45 +110,6 @@ fn print_requests(found: &Value, json: bool) -> Done {
             text(&request["refused"]),
         );
     }
-    Ok(())
-}
-
-pub(super) fn approve(args: &ApproveArgs) -> Done {
-    if args.as_patch {
-        let proposal = Proposal {
-            repo: args.repo.clone(),
-            licence: LicenseId::new(&args.licence),
-            reason: args.reason.clone(),
-            expires: args.expires,
-            pin: args.pin,
-            gated: args.gated,
-            ticket: args.ticket.clone(),
-        };
-        let approved_by = args.approved_by.clone().unwrap_or_else(|| at_the_command_line().name);
-        print!("{}", proposal.as_rule(args.repo.to_string(), &approved_by).to_toml());
-        return Ok(());
-    }
-    let remote = args.remote.required()?;
-    let body = json!({
-        "repo": args.repo.id(),
-        "kind": args.repo.kind(),
-        "licence": args.licence,
-        "reason": args.reason,
-        "expires": args.expires.to_string(),
-        "pin": args.pin,
-        "gated": args.gated,
-        "ticket": args.ticket,
-    });
-    let approved = super::runtime()?.block_on(remote.ask(Method::POST, "/approvals", Some(&body)))?;
-    println!("approved: {} as {}, until {}", args.repo, approved["id"].as_str().unwrap_or("?"), args.expires);
-    Ok(())
-}
-
-pub(super) fn reject(args: &RejectArgs) -> Done {
-    let remote = args.remote.required()?;
-    let body = json!({ "repo": args.repo.id(), "kind": args.repo.kind(), "reason": args.reason });
-    super::runtime()?.block_on(remote.ask(Method::POST, "/rejections", Some(&body)))?;
-    println!("rejected: {}", args.repo);
     Ok(())
 }
 
@@ -278,7 +185,7 @@ fn print_withdrawals(answer: &Value, json: bool) -> Done {
     Ok(())
 }
 
-fn print_json(value: &Value) -> Done {
+pub(super) fn print_json(value: &Value) -> Done {
     println!("{}", serde_json::to_string_pretty(value).map_err(|error| Failure::Failed(error.into()))?);
     Ok(())
 }

@@ -192,7 +192,9 @@ impl Error {
                 format!("the origin cannot be reached by the egress proxy ({status})")
             }
             ErrorKind::ProxyUnreachable => "the egress proxy cannot be reached".into(),
-            ErrorKind::HostNotAllowed(_) => "the origin points to a host that this gateway may not ask (upstream.allowed_hosts)".into(),
+            ErrorKind::HostNotAllowed(_) => {
+                "the origin points to a host that this gateway may not ask (upstream.allowed_hosts)".into()
+            }
             ErrorKind::PrivateAddress(_) => "the origin resolves to a private address (upstream.allow_private)".into(),
             ErrorKind::Malformed(_) => "the origin's answer makes no sense".into(),
             ErrorKind::Offline => "this gateway is offline and has not stored this".into(),

@@ -645,6 +645,40 @@ async fn the_command_line_withdraws_on_the_store_and_over_the_api() {
     assert_eq!(run(&["withdraw", "sha256:12", "--reason", "x"], "").0, 2);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn the_command_line_inspects_approves_and_revokes() {
+    let hub = Standin::builder().fixtures().start().await;
+    let config = format!("approvals.enabled = true\n{}", everybody());
+    let root = process::set_up(&hub, &config);
+    let gate = Process::start(root.path()).await;
+    let run = |arguments: &[&str]| {
+        let mut command = process::hubgate(root.path(), arguments);
+        let output =
+            command.env("HUBGATE_ADMIN_URL", gate.client.endpoint()).env("HUBGATE_ADMIN_TOKEN", "hg_anna").output();
+        let output = output.unwrap();
+        assert!(output.status.success(), "{arguments:?}: {output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let path = "/datasets/squid/resolve/main/data/train.csv";
+    assert_eq!(gate.client.get(path).await.unwrap().status, 403);
+    let found = run(&["inspect", "datasets/squid", "--reason", "asked for by the lab"]);
+    let commit = hub.commit("datasets/squid", "main");
+    assert!(found.starts_with(&format!("datasets/squid@{commit}\n")), "{found}");
+    assert!(found.contains("  licence    mit (README.md)") && found.contains("  files      "), "{found}");
+    let json: Value =
+        serde_json::from_str(&run(&["inspect", "datasets/squid", "--reason", "again", "--json"])).unwrap();
+    assert_eq!(json["commit"], commit);
+
+    let day = next_year();
+    run(&["approve", "datasets/squid", "--licence", "mit", "--reason", "needed", "--expires", &day]);
+    assert_eq!(gate.client.get(path).await.unwrap().status, 200);
+    let listed = run(&["revoke", "--list"]);
+    assert!(listed.contains(&format!("dataset squid  approved until {day}  by anna: needed")), "{listed}");
+    let id = listed.split_whitespace().next().unwrap();
+    assert!(run(&["revoke", id, "--reason", "licence changed"]).contains("squid  revoked"));
+    assert_eq!(gate.client.get(path).await.unwrap().status, 403);
+}
+
 #[test]
 fn an_approval_as_a_patch_is_a_rule_that_loads() {
     let folder = tempfile::tempdir().unwrap();
