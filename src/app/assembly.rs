@@ -115,7 +115,8 @@ impl Core {
         };
         let gateway =
             Gateway::new(gateway_config, store.clone(), policy.clone(), upstream.clone(), manifest.clone(), &tasks);
-        let evictor = room.map(|room| {
+        // A dry run stores nothing, and needs nobody who makes room.
+        let evictor = room.filter(|_| !dry_run).map(|room| {
             let origin = upstream.endpoint_host().to_owned();
             Evictor::new(store.clone(), manifest.clone(), gateway.clone(), policy.clone(), room, origin)
         });
@@ -162,6 +163,19 @@ impl Core {
         };
         for warning in &looked.await.map_err(|error| store_error(&error))?.warnings {
             warn!(warning, "store");
+        }
+        Ok(())
+    }
+
+    /// The same for a command that brings files in: `store.max_size` is kept, and counts what is stored already.
+    ///
+    /// # Errors
+    /// As [`Core::open_store`], or an eviction that fails.
+    pub async fn open_store_to_fill(&self) -> Result<(), StartError> {
+        self.open_store().await?;
+        if let Some(evictor) = &self.evictor {
+            let kept = evictor.keep_bound().await;
+            kept.map_err(|error| StartError::Failed(io::Error::other(with_causes(&error))))?;
         }
         Ok(())
     }

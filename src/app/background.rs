@@ -14,6 +14,7 @@ use tracing::{error, info, warn};
 use super::assembly::{is_setup, store_error};
 use crate::{
     admin::Admin,
+    housekeeping::remove_claims,
     http::Readiness,
     policy::PolicyHandle,
     server::Tls,
@@ -100,6 +101,12 @@ pub(super) async fn open_store(
             Some(Ok(0)) => {}
             Some(Ok(leftovers)) => info!(leftovers, "removed what dead writers left in the store"),
             Some(Err(error)) => warn!(error = with_causes(&error), "looking for leftovers failed"),
+        }
+        match stop.run_until_cancelled(remove_claims(&*store)).await {
+            None => return,
+            Some(Ok(0)) => {}
+            Some(Ok(claims)) => info!(claims, "removed claims of blobs that hold no longer"),
+            Some(Err(error)) => warn!(error = with_causes(&error), "looking for old claims failed"),
         }
         if stop.run_until_cancelled(time::sleep(SWEEP_EVERY)).await.is_none() {
             return;

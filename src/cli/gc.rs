@@ -16,7 +16,6 @@ use crate::{
         gc::{self, Collected},
     },
     jobs::Expired,
-    store::open_layout,
 };
 
 #[derive(Debug, Args)]
@@ -52,7 +51,8 @@ pub(super) fn run(loaded: &Loaded, args: &GcArgs) -> Done {
         if args.apply {
             core.store.take_alone().await.map_err(Wrapped)?;
         }
-        open_layout(&*core.store).await.map_err(Wrapped)?;
+        // Ages decide what goes, so the clock here must be the store's.
+        core.open_store().await?;
         let collected = gc::run(&*core.store, args.apply).await.map_err(Wrapped)?;
         let mut report = Report { collected, expired_jobs: Vec::new(), evicted: None };
         let gone_on = go_on(&core, args, &mut report).await;
@@ -68,7 +68,7 @@ pub(super) fn run(loaded: &Loaded, args: &GcArgs) -> Done {
 /// What follows the blobs that nothing names.
 async fn go_on(core: &Core, args: &GcArgs, report: &mut Report) -> Done {
     if let Some(evictor) = core.evictor.as_ref().filter(|_| args.evict) {
-        report.evicted = Some(evictor.evict(0, args.apply).await.map_err(Wrapped)?);
+        report.evicted = Some(evictor.evict(args.apply).await.map_err(Wrapped)?);
     }
     Ok(core.jobs.expire(args.apply, &mut report.expired_jobs).await.map_err(Wrapped)?)
 }

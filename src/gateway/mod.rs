@@ -355,6 +355,11 @@ impl Gateway {
         *self.outage.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
     }
 
+    /// Whether what is removed now could not be fetched again: upstream is not to be asked, or did not answer last.
+    pub(crate) fn upstream_is_away(&self) -> bool {
+        self.upstream.status().is_degraded() || self.upstream_is_out()
+    }
+
     /// Whether upstream could not be asked a moment ago: then what is stored answers at once.
     fn upstream_is_out(&self) -> bool {
         let outage = *self.outage.lock().unwrap_or_else(PoisonError::into_inner);

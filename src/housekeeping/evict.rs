@@ -13,15 +13,23 @@ use bytesize::ByteSize;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use serde::Serialize;
 use time::OffsetDateTime;
+use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
-use super::{CLAIM_HOLDS, Result, is_older, kept::Kept, remove, usage, usage::Usage};
+use super::{
+    CLAIM_HOLDS, CLOCK_STEP, Result,
+    candidates::{Candidate, Candidates},
+    is_older,
+    kept::Kept,
+    remove, usage,
+    usage::Usage,
+};
 use crate::{
     gateway::Gateway,
-    hub::Sha256,
-    manifest::{Entry, Manifest, NewRecord, What},
+    hub::{Commit, Repo, RepoPath, Sha256},
+    manifest::{Manifest, What},
     policy::PolicyHandle,
-    store::{Key, MakesRoom, Prefix, Room, Store},
+    store::{Key, Left, MakesRoom, Prefix, Room, Store},
     telemetry::with_causes,
 };
 
@@ -88,15 +96,6 @@ pub struct Victim {
     pub files: Vec<String>,
 }
 
-/// A blob that may be evicted.
-struct Candidate {
-    sha256: Sha256,
-    size: u64,
-    modified: SystemTime,
-    last_used: SystemTime,
-    entries: Vec<Entry>,
-}
-
 impl Evictor {
     /// For a store that `room` bounds. It is asked for room as long as it lives.
     pub fn new(
@@ -108,108 +107,111 @@ impl Evictor {
         origin: String,
     ) -> Arc<Self> {
         Arc::new_cyclic(|this: &Weak<Self>| {
-            room.made_by(this.clone());
+            room.made_by(this.clone(), Handle::current());
             Self { store, manifest, gateway, policy, room, origin, turn: tokio::sync::Mutex::default() }
         })
     }
 
-    /// Looks at all blobs, and, if `apply`, removes what is needed least until `wanted` bytes more would fit. Memory:
-    /// some 300 bytes for each file.
+    /// Looks at all blobs, and, if `apply`, removes what is needed least until the bound is kept. Memory: nothing that
+    /// grows with the store while it is; else some 200 bytes for each file.
     ///
     /// # Errors
     /// A store or a manifest that fails. What was evicted until then is recorded.
-    pub async fn evict(&self, wanted: u64, apply: bool) -> Result<Evicted> {
+    pub async fn evict(&self, apply: bool) -> Result<Evicted> {
         let _turn = self.turn.lock().await;
+        self.look(0, apply).await
+    }
+
+    /// Keeps the bound, or only learns how much is stored while what goes could not be fetched again.
+    ///
+    /// # Errors
+    /// As [`Evictor::evict`].
+    pub async fn keep_bound(&self) -> Result<()> {
+        let apply = !self.gateway.upstream_is_away();
+        let end = self.evict(apply).await?;
+        if apply || end.fits {
+            tell(&end);
+        } else {
+            let (max, stored) = (ByteSize(end.max_size), ByteSize(end.stored));
+            tracing::warn!(%max, %stored, "more than store.max_size is stored; nothing is evicted until the origin answers");
+        }
+        Ok(())
+    }
+
+    /// One look that makes `wanted` bytes more fit. Who calls it has the turn.
+    async fn look(&self, wanted: u64, apply: bool) -> Result<Evicted> {
         self.room.look_begins();
         let max_size = self.room.max();
-        let mut blobs = HashMap::new();
+        let mut stored = 0;
         let mut listed = self.store.list(&Prefix::blobs());
         while let Some(meta) = listed.try_next().await? {
-            if let Some(sha256) = meta.key.digest() {
-                blobs.insert(sha256, (meta.size, meta.modified));
-            }
+            stored += if meta.key.digest().is_some() { meta.size } else { 0 };
         }
         drop(listed);
-        let stored: u64 = blobs.values().map(|(size, _)| size).sum();
         let mut end =
             Evicted { applied: apply, max_size, stored, kept: 0, unnamed: 0, blobs: Vec::new(), bytes: 0, fits: true };
-        let taken = stored.saturating_add(self.room.reserved()).saturating_add(wanted);
-        let needed = taken.saturating_sub(max_size);
+        let taken = stored.saturating_add(self.room.reserved());
+        let needed = taken.saturating_add(wanted).saturating_sub(max_size);
+        let mut left = None;
         if needed > 0 {
-            let goal = needed.saturating_add(max_size / SPARE);
-            for candidate in self.candidates(blobs, apply, &mut end).await? {
+            let kept = Kept::read(&*self.store, &self.gateway, &self.policy.current()).await?;
+            let served = self.served(apply).await?;
+            let all = Candidates::read(&*self.store, &self.manifest, &kept, served).await?;
+            (end.kept, end.unnamed) = (all.kept, all.unnamed);
+            // Where all that may go would not do for a file, nothing goes for it.
+            let over = taken.saturating_sub(max_size);
+            let goal = if all.bytes >= needed { needed.saturating_add(max_size / SPARE) } else { over };
+            let mut removable = all.bytes;
+            for blob in &all.blobs {
                 if end.bytes >= goal {
                     break;
                 }
-                if apply && !self.remove(&candidate).await? {
-                    continue;
+                removable -= blob.size;
+                if !apply || self.remove(blob, &all).await? {
+                    end.bytes += blob.size;
+                    end.blobs.push(victim(blob, &all));
                 }
-                end.bytes += candidate.size;
-                end.blobs.push(candidate.into_victim());
             }
             end.fits = end.bytes >= needed;
+            left = Some(Left { removable, kept: end.kept, unnamed: end.unnamed }).filter(|_| apply);
         }
-        let left = if apply { stored - end.bytes } else { stored };
-        self.room.looked(left, !end.fits);
+        self.room.looked(if apply { stored.saturating_sub(end.bytes) } else { stored }, left);
         Ok(end)
     }
 
-    /// What may be evicted, longest unused first.
-    async fn candidates(
-        &self,
-        blobs: HashMap<Sha256, (u64, SystemTime)>,
-        apply: bool,
-        end: &mut Evicted,
-    ) -> Result<Vec<Candidate>> {
-        let kept = Kept::read(&*self.store, &self.gateway, &self.policy.current()).await?;
-        let mut served = usage::read(&*self.store, apply).await?;
+    /// When blobs were served last, as far as anybody has noted it.
+    async fn served(&self, tidy: bool) -> Result<HashMap<Sha256, SystemTime>> {
+        let mut served = usage::read(&*self.store, tidy).await?;
         for (sha256, then) in self.room.read_last() {
             served.entry(sha256).and_modify(|known| *known = then.max(*known)).or_insert(then);
         }
-        // No entries: kept.
-        let mut named: HashMap<Sha256, Option<Vec<Entry>>> = HashMap::new();
-        let mut entries = self.manifest.all_entries();
-        while let Some(entry) = entries.try_next().await? {
-            let of_blob = named.entry(entry.sha256).or_insert_with(|| Some(Vec::new()));
-            if kept.keeps(&entry) {
-                *of_blob = None;
-            }
-            if let Some(of_blob) = of_blob {
-                of_blob.push(entry);
-            }
-        }
-        drop(entries);
-        let mut candidates = Vec::new();
-        for (sha256, (size, modified)) in blobs {
-            match named.remove(&sha256) {
-                None => end.unnamed += size,
-                Some(None) => end.kept += size,
-                Some(Some(entries)) => {
-                    let last_used = served.get(&sha256).map_or(modified, |then| modified.max(*then));
-                    candidates.push(Candidate { sha256, size, modified, last_used, entries });
-                }
-            }
-        }
-        candidates.sort_by_key(|candidate| (candidate.last_used, candidate.sha256));
-        Ok(candidates)
+        Ok(served)
     }
 
     /// Record and index entry of every file, and the blob last. Whether it went.
-    async fn remove(&self, candidate: &Candidate) -> Result<bool> {
-        let Candidate { sha256, modified, .. } = candidate;
-        if let Some(claim) = self.store.head(&Key::claim(sha256)).await?
-            && !is_older(claim.modified, SystemTime::now(), CLAIM_HOLDS)
-        {
-            return Ok(false);
+    async fn remove(&self, blob: &Candidate, all: &Candidates) -> Result<bool> {
+        match standing(&*self.store, &self.room, blob).await? {
+            Standing::Gone => return Ok(true),
+            Standing::Wanted => return Ok(false),
+            Standing::Unused => {}
         }
-        let evicted = |entry: &Entry| entry.removal(What::Evicted, ASKED_BY, &self.origin);
-        let records: Vec<NewRecord> = candidate.entries.iter().map(evicted).collect();
-        stream::iter(records)
-            .map(|record| self.manifest.record(record))
+        let files: Vec<_> = all.files_of(blob).collect();
+        stream::iter(files)
+            .map(|(repo, commit, path)| self.record(blob.sha256, repo, commit, path))
             .buffer_unordered(RECORDS_AT_ONCE)
             .try_collect::<()>()
             .await?;
-        remove(&*self.store, sha256, *modified).await
+        remove(&*self.store, &blob.sha256, blob.modified).await
+    }
+
+    /// Records that a file is evicted, if it is still there and of this content.
+    async fn record(&self, sha256: Sha256, repo: Repo, commit: Commit, path: RepoPath) -> Result<()> {
+        if let Some(entry) = self.manifest.entry(&repo, commit, &path).await?
+            && entry.sha256 == sha256
+        {
+            self.manifest.record(entry.removal(What::Evicted, ASKED_BY, &self.origin)).await?;
+        }
+        Ok(())
     }
 
     /// Looks every few minutes and writes down what was served, from the moment the store is `opened` until `stop`.
@@ -220,8 +222,12 @@ impl Evictor {
         let mut usage = Usage::new(self.store.clone(), self.manifest.writer().clone(), self.room.clone());
         let looks = LOOK_EVERY.as_secs() / NOTE_EVERY.as_secs();
         for minute in 0_u64.. {
-            if minute % looks == 0 && stop.run_until_cancelled(self.look(0)).await.is_none() {
-                break;
+            if minute % looks == 0 {
+                match stop.run_until_cancelled(self.keep_bound()).await {
+                    None => break,
+                    Some(Ok(())) => {}
+                    Some(Err(error)) => failed(&error),
+                }
             }
             if stop.run_until_cancelled(tokio::time::sleep(NOTE_EVERY)).await.is_none() {
                 break;
@@ -230,33 +236,62 @@ impl Evictor {
         }
         note(&mut usage).await;
     }
-
-    async fn look(&self, wanted: u64) {
-        match self.evict(wanted, true).await {
-            Ok(end) => {
-                let (max, stored) = (ByteSize(end.max_size), ByteSize(end.stored));
-                if end.bytes > 0 {
-                    tracing::info!(blobs = end.blobs.len(), bytes = end.bytes, %max, %stored, "evicted to make room");
-                }
-                if !end.fits {
-                    let (kept, unnamed) = (ByteSize(end.kept), ByteSize(end.unnamed));
-                    tracing::warn!(
-                        %max, %stored, %kept, %unnamed,
-                        "store.max_size can't be kept: the rest is pinned, locked, mirrored, published or unrecorded; raise it, \
-                         or run `hubgate gc`"
-                    );
-                }
-            }
-            Err(error) => tracing::warn!(error = with_causes(&error), "making room in the store failed"),
-        }
-    }
 }
 
 #[async_trait]
 impl MakesRoom for Evictor {
     async fn make_room(&self, bytes: u64) {
-        self.look(bytes).await;
+        let _turn = self.turn.lock().await;
+        // Who had the turn before us may have made it.
+        if self.room.fits(bytes) {
+            return;
+        }
+        match self.look(bytes, true).await {
+            Ok(end) => tell(&end),
+            Err(error) => failed(&error),
+        }
     }
+}
+
+/// How a blob stands right before it goes.
+#[derive(Debug, PartialEq, Eq)]
+enum Standing {
+    Unused,
+    /// Somebody else has removed it, and its entries before it.
+    Gone,
+    /// Claimed, written anew or read since it was listed.
+    Wanted,
+}
+
+/// The list may be minutes old, and other replicas evict and fetch meanwhile.
+async fn standing(store: &dyn Store, room: &Room, blob: &Candidate) -> Result<Standing> {
+    if let Some(claim) = store.head(&Key::claim(&blob.sha256)).await?
+        && !is_older(claim.modified, SystemTime::now(), CLAIM_HOLDS)
+    {
+        return Ok(Standing::Wanted);
+    }
+    let Some(there) = store.head(&Key::blob(&blob.sha256)).await? else { return Ok(Standing::Gone) };
+    let was_read = room.read_at(&blob.sha256).is_some_and(|then| then > blob.last_used);
+    Ok(if was_read || there.modified > blob.modified + CLOCK_STEP { Standing::Wanted } else { Standing::Unused })
+}
+
+fn tell(end: &Evicted) {
+    let (max, stored) = (ByteSize(end.max_size), ByteSize(end.stored));
+    if end.bytes > 0 {
+        tracing::info!(blobs = end.blobs.len(), bytes = end.bytes, %max, %stored, "evicted to make room");
+    }
+    if !end.fits {
+        let (kept, unnamed) = (ByteSize(end.kept), ByteSize(end.unnamed));
+        tracing::warn!(
+            %max, %stored, %kept, %unnamed,
+            "not enough room within store.max_size: the rest is pinned, locked, mirrored, published or unrecorded; raise \
+             it, or run `hubgate gc`"
+        );
+    }
+}
+
+fn failed(error: &super::Error) {
+    tracing::warn!(error = with_causes(error), "making room in the store failed");
 }
 
 async fn note(usage: &mut Usage) {
@@ -265,14 +300,44 @@ async fn note(usage: &mut Usage) {
     }
 }
 
-impl Candidate {
-    fn into_victim(self) -> Victim {
-        let name = |entry: &Entry| format!("{}@{} {}", entry.repo, entry.commit, entry.path);
-        Victim {
-            sha256: self.sha256,
-            size: self.size,
-            last_used: self.last_used.into(),
-            files: self.entries.iter().map(name).collect(),
-        }
+fn victim(blob: &Candidate, all: &Candidates) -> Victim {
+    let name = |(repo, commit, path)| format!("{repo}@{commit} {path}");
+    Victim {
+        sha256: blob.sha256,
+        size: blob.size,
+        last_used: blob.last_used.into(),
+        files: all.files_of(blob).map(name).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::{
+        manifest::testing::MemoryStore,
+        store::{PutMode, bounded},
+    };
+
+    #[tokio::test]
+    async fn what_came_anew_was_read_or_claimed_since_the_look_is_left_alone_and_what_went_is_gone() {
+        let memory = MemoryStore::new();
+        let (store, room) = bounded(memory.clone(), ByteSize(100));
+        let sha256 = Sha256::of(b"x");
+        let key = Key::blob(&sha256);
+        memory.plant(key.as_str(), "x");
+        let modified = store.head(&key).await.unwrap().unwrap().modified;
+        let seen = |before| Candidate::seen(sha256, modified - Duration::from_secs(before));
+        assert_eq!(standing(&*store, &room, &seen(0)).await.unwrap(), Standing::Unused);
+        assert_eq!(standing(&*store, &room, &seen(2)).await.unwrap(), Standing::Wanted, "evicted and fetched again");
+        store.open(&key, None).await.unwrap();
+        assert_eq!(standing(&*store, &room, &seen(0)).await.unwrap(), Standing::Wanted, "read");
+        room.forget_served();
+        store.put(&Key::claim(&sha256), Bytes::new(), PutMode::Overwrite).await.unwrap();
+        assert_eq!(standing(&*store, &room, &seen(0)).await.unwrap(), Standing::Wanted, "claimed");
+        memory.uproot(Key::claim(&sha256).as_str());
+        memory.uproot(key.as_str());
+        assert_eq!(standing(&*store, &room, &seen(0)).await.unwrap(), Standing::Gone);
     }
 }

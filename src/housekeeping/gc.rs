@@ -2,7 +2,7 @@
 //! removed.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::BTreeMap,
     time::{Duration, SystemTime},
 };
 
@@ -11,7 +11,7 @@ use futures_util::TryStreamExt as _;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
-use super::{CLAIM_HOLDS, Error, Result, is_older, remove};
+use super::{Error, Result, is_older, remove, remove_claims};
 use crate::{
     hub::Sha256,
     manifest::named_blobs,
@@ -127,7 +127,7 @@ pub async fn run(store: &dyn Store, apply: bool) -> Result<Collected> {
     let text = serde_json::to_vec(&look).map_err(|error| Error::NoLook(Key::gc_candidates(), error.to_string()))?;
     store.put(&Key::gc_candidates(), Bytes::from(text), PutMode::Overwrite).await?;
     if apply {
-        remove_claims(store, now).await?;
+        remove_claims(store).await?;
     }
     found.leftovers = store.sweep(apply).await?;
     Ok(found)
@@ -148,17 +148,4 @@ async fn read_look(store: &dyn Store) -> Result<Look> {
         Ok(look) => Err(Error::NoLook(key, format!("schema {}, which this version does not know", look.schema))),
         Err(problem) => Err(Error::NoLook(key, problem.to_string())),
     }
-}
-
-/// Claims that hold nothing any more.
-async fn remove_claims(store: &dyn Store, now: SystemTime) -> Result<()> {
-    let claims: HashSet<Key> = store
-        .list(&Prefix::claims())
-        .try_filter_map(|claim| async move { Ok(is_older(claim.modified, now, CLAIM_HOLDS).then_some(claim.key)) })
-        .try_collect()
-        .await?;
-    for claim in claims {
-        store.delete(&claim).await?;
-    }
-    Ok(())
 }

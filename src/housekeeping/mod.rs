@@ -9,6 +9,7 @@
 //!
 //! Published copies are not blobs of the store and are never touched here.
 
+mod candidates;
 mod evict;
 pub mod gc;
 mod kept;
@@ -18,10 +19,12 @@ pub use evict::{Evicted, Evictor, Victim};
 
 use std::time::{Duration, SystemTime};
 
+use futures_util::TryStreamExt as _;
+
 use crate::{
     hub::Sha256,
     manifest,
-    store::{self, Key, Store},
+    store::{self, Key, Prefix, Store},
 };
 
 /// How long a claim of a blob keeps it from being removed; recording takes seconds.
@@ -65,6 +68,28 @@ async fn remove(store: &dyn Store, sha256: &Sha256, modified: SystemTime) -> Res
             Ok(true)
         }
     }
+}
+
+/// Removes claims that hold nothing any more. Returns how many.
+///
+/// # Errors
+/// A store that fails.
+pub async fn remove_claims(store: &dyn Store) -> Result<usize> {
+    let now = SystemTime::now();
+    let old: Vec<Key> = store
+        .list(&Prefix::claims())
+        .try_filter_map(|claim| async move { Ok(is_older(claim.modified, now, CLAIM_HOLDS).then_some(claim.key)) })
+        .try_collect()
+        .await?;
+    let mut removed = 0;
+    for claim in old {
+        // It may have been made anew since it was listed.
+        if store.head(&claim).await?.is_some_and(|claim| is_older(claim.modified, now, CLAIM_HOLDS)) {
+            store.delete(&claim).await?;
+            removed += 1;
+        }
+    }
+    Ok(removed)
 }
 
 /// Whether something of `then` is at least `age` old. What seems to be of the future is new.

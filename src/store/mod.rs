@@ -41,7 +41,7 @@ use crate::{
     hub::Sha256,
 };
 
-pub use bounded::{MakesRoom, Room, bounded};
+pub use bounded::{Left, MakesRoom, Room, bounded};
 pub use config::{
     LocalConfig, S3Config, ServerSideEncryption, SpoolConfig, StoreConfig, StoreKind, build, build_to_read,
 };
@@ -74,6 +74,17 @@ pub trait Store: std::fmt::Debug + Send + Sync + 'static {
     /// Begins a blob of exactly `size` bytes. `sha256` is its announced digest where one is known; a git
     /// file's is known only at the end.
     async fn stage(&self, size: u64, sha256: Option<Sha256>) -> Result<Box<dyn Stage>>;
+
+    /// Whether a blob of `size` bytes fits beside all that is stored. An error where no room can be made for it either.
+    fn has_room(&self, _size: u64) -> Result<bool> {
+        Ok(true)
+    }
+
+    /// Makes room for a blob of `size` bytes, where it has none, by removing what is needed least. For who knows that the
+    /// blob can be had: what goes may be worth more.
+    async fn make_room(&self, _size: u64) -> Result<()> {
+        Ok(())
+    }
 
     /// The largest blob that can ever be staged here, with the configuration key that bounds it.
     fn largest_stage(&self) -> Option<(u64, &'static str)>;

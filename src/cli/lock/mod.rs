@@ -109,7 +109,7 @@ pub(super) fn run(loaded: &Loaded, args: &LockArgs) -> Done {
     let _logs = quiet_logs(&loaded, "warn,hubgate::gateway=off")?;
     runtime()?.block_on(async {
         let core = if args.diff { Core::build_dry_run(&loaded).await? } else { Core::build(&loaded).await? };
-        core.open_store().await?;
+        core.open_store_to_fill().await?;
         let work = Work { core: &core, loaded: &loaded, asker: Asker::job("lock"), before: &before };
         let outcomes = match (args.diff, targets.is_empty()) {
             (true, _) => work.diff(targets).await,

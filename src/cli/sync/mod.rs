@@ -70,7 +70,7 @@ pub(super) fn run(loaded: &Loaded, args: &SyncArgs) -> Done {
     runtime()?.block_on(async {
         let core = if args.dry_run { Core::build_dry_run(loaded).await? } else { Core::build(loaded).await? };
         let wanted = wanted(args, &loaded.lists, &core.policy.current())?;
-        core.open_store().await?;
+        core.open_store_to_fill().await?;
         let stop = CancellationToken::new();
         let signals = tokio::spawn(stop_on_signals(stop.clone()).map_err(super::Wrapped)?);
         // What the policy refuses from now on is not brought in any more.

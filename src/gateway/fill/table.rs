@@ -127,17 +127,8 @@ impl Fills {
             BlobId::Sha256(sha256) => Some(sha256),
             BlobId::Git(_) => None,
         };
-        let stage = self.store.stage(order.size, announced).await.map_err(|error| match &error.kind {
-            store::ErrorKind::Full(limit) => {
-                make_room(self.live().values());
-                tracing::warn!(%limit, size = order.size, "no room for another transfer; what is stored is served");
-                Error::Busy {
-                    why: format!("no room for another transfer: {limit}"),
-                    retry_after: Duration::from_secs(10),
-                }
-            }
-            _ => error.into(),
-        })?;
+        self.make_room_for(&order).await?;
+        let stage = self.store.stage(order.size, announced).await.map_err(|error| self.no_place(&order, error))?;
         let nothing_unverified = order.verified_only
             || order.size <= self.config.verify_first.as_u64()
             || matches!(order.blob, BlobId::Git(_));
@@ -175,6 +166,26 @@ impl Fills {
             landing.fill.clone().run(stage, landing.table.manifest.clone()).await;
         });
         Ok(Joined::Begun(fill))
+    }
+
+    /// Has the store make room, where there is none, once the origin has shown that the file can be had: what is stored
+    /// must not go for one that can't, and during an outage it could not be fetched again.
+    async fn make_room_for(&self, order: &Order) -> Result<(), Error> {
+        let fits = self.store.has_room(order.size).map_err(|error| self.no_place(order, error))?;
+        if !fits {
+            // One byte: the CDN's place for the file is kept for the fill.
+            drop(order.origin.open(0..order.size.min(1), order.size).await.map_err(Error::Upstream)?);
+            self.store.make_room(order.size).await.map_err(|error| self.no_place(order, error))?;
+        }
+        Ok(())
+    }
+
+    /// That the store has no place for another transfer. A paused one gives way to the next try.
+    fn no_place(&self, order: &Order, error: store::Error) -> Error {
+        let store::ErrorKind::Full(limit) = &error.kind else { return error.into() };
+        make_room(self.live().values());
+        tracing::warn!(%limit, size = order.size, "no room for another transfer; what is stored is served");
+        Error::Busy { why: format!("no room for another transfer: {limit}"), retry_after: Duration::from_secs(10) }
     }
 
     /// Joins a live fill with the order's record. The order comes back when there is none.

@@ -34,7 +34,8 @@ async fn past_store_max_size_what_was_served_longest_ago_is_evicted_recorded_and
     assert!(stored("a") && !stored("b") && stored("c"), "{}", process.log());
     let fetched_before = hub.counters().file_bytes("acme/b/model.safetensors");
     get("b").await;
-    assert_eq!(hub.counters().file_bytes("acme/b/model.safetensors"), 2 * fetched_before);
+    // And one byte, by which the origin showed that it can be had before another file went for it.
+    assert_eq!(hub.counters().file_bytes("acme/b/model.safetensors"), 2 * fetched_before + 1);
     let mut process = process;
     process.signal(rustix::process::Signal::TERM);
     assert!(process.ended().await.success());
@@ -49,6 +50,79 @@ async fn past_store_max_size_what_was_served_longest_ago_is_evicted_recorded_and
     // What was served is in the store for the others.
     let notes: Vec<_> = files_below(&root.path().join("store/usage"));
     assert!(notes.len() == 1 && fs::read_to_string(&notes[0]).unwrap().contains("served"), "{notes:?}");
+}
+
+#[tokio::test]
+async fn nothing_is_evicted_for_a_file_that_cannot_be_had_and_it_is_when_it_can() {
+    let hub = models().await;
+    let gate = Setup::new().config("store.max_size = \"10MB\"").start(&hub).await;
+    for name in ["a", "b"] {
+        assert_eq!(gate.get(&url(name)).await.status, 200);
+    }
+    assert_eq!(gate.head(&url("c")).await.status, 200, "it is known from here on");
+    hub.fault(Fault::new(FaultKind::Close));
+    let refused = gate.get(&url("c")).await;
+    assert!(refused.status == 503 && !refused.header("retry-after").is_empty(), "{}", refused.text());
+    for name in ["a", "b"] {
+        assert!(is_stored(gate.root.path(), &hub, name), "{name} went during an outage");
+    }
+
+    let root = gate.stop().await;
+    let offline = Setup::new().config("store.max_size = \"10MB\"\nupstream.offline = true").on(&root);
+    let gate = offline.start(&hub).await;
+    let refused = gate.get(&url("c")).await;
+    let why = refused.header("x-error-message");
+    assert!(refused.status == 503 && why.contains("offline and has not stored this"), "{}", refused.text());
+    for name in ["a", "b"] {
+        assert_eq!(gate.get(&url(name)).await.body, weights(&hub, name), "{name} went while offline");
+    }
+    let root = gate.stop().await;
+    // A bound that was narrowed meanwhile is not kept before the origin answers.
+    let narrowed = "store.max_size = \"5MB\"\nupstream.offline = true";
+    let gate = Setup::new().config(narrowed).on(&root).start(&hub).await;
+    assert_eq!(gate.get(&url("a")).await.status, 200);
+    assert_eq!(gate.get(&url("b")).await.status, 200);
+
+    let root = gate.stop().await;
+    hub.clear_faults();
+    let gate = Setup::new().config("store.max_size = \"10MB\"").on(&root).start(&hub).await;
+    eventually("room is made", async || gate.get(&url("c")).await.status == 200).await;
+    let left = ["a", "b"].into_iter().filter(|name| is_stored(gate.root.path(), &hub, name)).count();
+    assert_eq!(left, 1);
+}
+
+#[tokio::test]
+async fn a_file_larger_than_all_that_may_go_costs_nothing() {
+    let hub = models().await;
+    let policy = format!("{POLICY}\n[[mirror]]\nrepo = \"acme/a\"\n[[mirror]]\nrepo = \"acme/b\"\n");
+    let bound = "store.max_size = \"13MB\"";
+    let gate = Setup::new().policy(&policy).config(bound).start(&hub).await;
+    for name in ["a", "b", "c"] {
+        assert_eq!(gate.get(&url(name)).await.status, 200);
+    }
+    // c alone may go, and that is not enough.
+    let root = gate.stop().await;
+    let gate = Setup::new().policy(&policy).config("store.max_size = \"12.1MB\"").on(&root).start(&hub).await;
+    let refused = gate.get("/acme/large/resolve/main/model.safetensors").await;
+    assert!(refused.status == 503 && refused.header("x-error-message").contains("do not fit"), "{}", refused.text());
+    assert!(is_stored(gate.root.path(), &hub, "c"));
+}
+
+#[tokio::test]
+async fn sync_keeps_the_bound_that_serving_keeps() {
+    let hub = models().await;
+    let root = set_up(&hub, "store.max_size = \"10MB\"");
+    fetched(root.path(), &[&url("a"), &url("b")]).await;
+    let at = root.path().to_owned();
+    let sync = ["sync", "--repo", "acme/c", "--manifest"];
+    let manifest = root.path().join("manifest.csv").display().to_string();
+    // It asks the stand-in, which runs on this thread.
+    let ran = tokio::task::spawn_blocking(move || ran(&at, &[&sync[..], &[&manifest]].concat()));
+    let (code, said, complaint) = ran.await.unwrap();
+    assert_eq!(code, 0, "{said}{complaint}");
+    assert!(is_stored(root.path(), &hub, "c"), "{said}");
+    let left = ["a", "b"].into_iter().filter(|name| is_stored(root.path(), &hub, name)).count();
+    assert_eq!(left, 1, "{said}{complaint}");
 }
 
 #[tokio::test]

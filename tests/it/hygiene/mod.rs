@@ -88,12 +88,21 @@ fn model(name: &str, seed: u64) -> RepoBuilder {
     )
 }
 
+/// A model of six megabytes.
+fn large() -> RepoBuilder {
+    let card = "---\nlicense: mit\n---\n";
+    RepoBuilder::model("acme/large").commit(
+        NewCommit::new("one").file("README.md", card).lfs("model.safetensors", Content::generated(6_000_000, 9)),
+    )
+}
+
 fn url(name: &str) -> String {
     format!("/acme/{name}/resolve/main/model.safetensors")
 }
 
 async fn models() -> Standin {
-    Standin::builder().repo(model("a", 1)).repo(model("b", 2)).repo(model("c", 3)).repo(model("d", 4)).start().await
+    let models = [("a", 1), ("b", 2), ("c", 3), ("d", 4)].into_iter();
+    models.fold(Standin::builder(), |hub, (name, seed)| hub.repo(model(name, seed))).repo(large()).start().await
 }
 
 fn weights(hub: &Standin, name: &str) -> Vec<u8> {
