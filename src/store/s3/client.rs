@@ -73,6 +73,12 @@ pub(super) async fn client(config: &S3Config) -> Result<Client> {
     Ok(Client::from_conf(builder.build()))
 }
 
+/// Whether the server is asked without TLS.
+pub(super) fn is_plain(config: &S3Config) -> bool {
+    let endpoint = config.endpoint.as_ref().and_then(|endpoint| endpoint.parse::<http::Uri>().ok());
+    endpoint.is_some_and(|uri| uri.scheme() == Some(&http::uri::Scheme::HTTP))
+}
+
 /// Time limits with `attempt` for one attempt.
 pub(super) fn within(attempt: Duration) -> TimeoutConfig {
     TimeoutConfig::builder().connect_timeout(CONNECT_WITHIN).operation_attempt_timeout(attempt).build()
@@ -199,7 +205,7 @@ impl StaticKeys {
                 Secret::File { path, .. } => path.display().to_string(),
                 Secret::Given(_) => String::new(),
             };
-            CredentialsError::provider_error(format!("store.s3.secret_key_file {path}: {error}"))
+            CredentialsError::invalid_configuration(format!("store.s3.secret_key_file {path}: {error}"))
         })?;
         Ok(Credentials::new(&self.access_key, secret.expose_secret(), None, None, "hubgate configuration"))
     }

@@ -3,6 +3,7 @@
 
 use std::time::SystemTime;
 
+use aws_credential_types::provider::error::CredentialsError;
 use aws_sdk_s3::{
     config::http::HttpResponse,
     error::{ProvideErrorMetadata, SdkError},
@@ -113,7 +114,10 @@ where
     if text.contains("InvalidContentType") {
         return ErrorKind::Misconfigured("the server does not speak https: correct store.s3.endpoint".into());
     }
-    if text.contains("store.s3.secret_key_file") || text.contains("CredentialsNotLoaded") || text.contains("identity") {
+    // A service that gives credentials and fails, or does not answer yet, is waited for as the bucket itself is.
+    if let Some(CredentialsError::CredentialsNotLoaded(_) | CredentialsError::InvalidConfiguration(_)) =
+        credentials_error(failure)
+    {
         return ErrorKind::Misconfigured(format!(
             "no credentials for the bucket: set store.s3.access_key and store.s3.secret_key_file, or give the process \
              a role ({})",
@@ -121,6 +125,11 @@ where
         ));
     }
     ErrorKind::Unreachable
+}
+
+/// What kept the client from having credentials, if that is the cause.
+fn credentials_error<'a>(failure: &'a (dyn std::error::Error + 'static)) -> Option<&'a CredentialsError> {
+    std::iter::successors(Some(failure), |error| error.source()).find_map(|error| error.downcast_ref())
 }
 
 /// The first part of a chain of causes that has `word`.
@@ -158,7 +167,9 @@ fn answered<E: ProvideErrorMetadata>(failure: &Failure<E>) -> ErrorKind {
             ErrorKind::Full("the bucket (store.s3.bucket) or its server is full".into())
         }
         Some(
-            "ConditionalRequestConflict"
+            // What we sent was altered on its way.
+            "BadDigest"
+            | "ConditionalRequestConflict"
             | "InternalError"
             | "OperationAborted"
             | "RequestTimeout"
@@ -251,6 +262,27 @@ mod tests {
         for (status, code, expected) in cases {
             assert_eq!(failed(answered_with(status, code)).kind, expected, "{status} {code:?}");
         }
+    }
+
+    #[test]
+    fn no_credentials_are_a_setup_error_and_a_service_that_does_not_give_them_yet_is_waited_for() {
+        let kind = |error| failed(SdkError::<GetObjectError, _>::construction_failure(error)).kind;
+        for ours in [
+            CredentialsError::not_loaded("no providers in chain provided credentials"),
+            CredentialsError::invalid_configuration("store.s3.secret_key_file /nowhere: no such file"),
+        ] {
+            let kind = kind(ours);
+            assert!(matches!(&kind, ErrorKind::Misconfigured(what) if what.contains("store.s3.access_key")), "{kind}");
+        }
+        for theirs in [
+            CredentialsError::provider_error("web identity: the service answered 503"),
+            CredentialsError::provider_timed_out(std::time::Duration::from_secs(5)),
+            CredentialsError::unhandled("an answer that makes no sense"),
+        ] {
+            assert_eq!(kind(theirs), ErrorKind::Unreachable);
+        }
+        let timed_out: Failure<GetObjectError> = SdkError::construction_failure("identity resolver timed out after 5s");
+        assert_eq!(failed(timed_out).kind, ErrorKind::Unreachable);
     }
 
     #[test]

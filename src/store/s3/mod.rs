@@ -75,6 +75,8 @@ struct Bucket {
     name: Arc<str>,
     /// Empty, or ending in `/`.
     prefix: Arc<str>,
+    /// Whether it is reached without TLS, so that nothing on the way notices a bit that flips.
+    is_plain: bool,
     encryption: Option<types::ServerSideEncryption>,
     kms_key_id: Option<String>,
 }
@@ -94,6 +96,7 @@ impl S3Store {
         let bucket = Bucket {
             client: client::client(config).await?,
             name: config.bucket.as_str().into(),
+            is_plain: client::is_plain(config),
             prefix: if config.prefix.is_empty() { "".into() } else { format!("{}/", config.prefix).into() },
             encryption: config.sse.map(|sse| match sse {
                 ServerSideEncryption::Aes256 => types::ServerSideEncryption::Aes256,

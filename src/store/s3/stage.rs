@@ -1,10 +1,14 @@
 //! A blob on its way into the bucket: parts go up from the spool while it grows, small ones whole at the
 //! end.
+//!
+//! What goes without TLS carries a checksum, by which the server refuses what was altered on the way: it would be found by
+//! `verify` only, and served until then.
 
 use std::{
     collections::{BTreeMap, HashMap},
     fs::File,
     ops::Range,
+    os::unix::fs::FileExt as _,
     sync::Arc,
     time::Duration,
 };
@@ -15,20 +19,21 @@ use aws_sdk_s3::{
     primitives::{ByteStream, SdkBody},
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
+use md5::{Digest as _, Md5};
 use tokio::task::{JoinError, JoinSet};
 use uuid::Uuid;
 
 use super::{
     Bucket,
     client::{UPLOAD_WITHIN, within},
-    error::failed,
+    error::{code, failed},
     spool::Spooled,
     uploads::{Upload, Uploads},
 };
 use crate::{
     body::FileBody,
     hub::Sha256,
-    store::{Error, ErrorKind, Key, Result, Stage},
+    store::{Error, ErrorKind, Key, Result, Stage, blocking},
 };
 
 /// The smallest part, and the largest blob that goes up whole.
@@ -45,6 +50,12 @@ const LAST_PARTS_WITHIN: Duration = Duration::from_mins(2);
 
 /// How far the upload may fall behind the spool before [`Stage::advance`] waits for a part.
 const BEHIND_BYTES: u64 = 64 * 1024 * 1024;
+
+/// Attempts at a part that the server says was altered on its way, beside the SDK's own at what fails otherwise.
+const SPOILED_ATTEMPTS: u32 = 3;
+
+/// How much of a part is read at once for its checksum, in bytes.
+const MD5_BUFFER: usize = 512 * 1024;
 
 type Sent = Result<(i32, String)>;
 
@@ -217,21 +228,50 @@ async fn send_part(
     spooled: Arc<Spooled>,
     range: Range<u64>,
 ) -> Sent {
-    let part = bucket
-        .client
-        .upload_part()
-        .bucket(&*bucket.name)
-        .key(bucket.path(&key))
-        .upload_id(id)
-        .part_number(number)
-        .body(file_range(&spooled.file, range))
-        .customize()
-        .config_override(Builder::new().timeout_config(within(UPLOAD_WITHIN)));
-    let part = part.send().await.map_err(|failure| failed(failure).on(&key))?;
+    let digest = if bucket.is_plain { Some(md5(&spooled.file, range.clone()).await?) } else { None };
+    let mut attempt = 1;
+    let part = loop {
+        let part = bucket
+            .client
+            .upload_part()
+            .bucket(&*bucket.name)
+            .key(bucket.path(&key))
+            .upload_id(&id)
+            .part_number(number)
+            .set_content_md5(digest.clone())
+            .body(file_range(&spooled.file, range.clone()))
+            .customize()
+            .config_override(Builder::new().timeout_config(within(UPLOAD_WITHIN)));
+        match part.send().await {
+            Ok(part) => break part,
+            Err(failure) if code(&failure) == Some("BadDigest") && attempt < SPOILED_ATTEMPTS => {
+                attempt += 1;
+                tracing::warn!(%key, number, "a part was altered on its way to the bucket; sending it again");
+            }
+            Err(failure) => return Err(failed(failure).on(&key)),
+        }
+    };
     let etag = part.e_tag.ok_or_else(|| {
         Error::new(ErrorKind::Corrupt(format!("the server took part {number} and gave no etag"))).on(&key)
     })?;
     Ok((number, etag))
+}
+
+/// The checksum of a part, in the header's form (RFC 1864). Read anew, from the page cache: the file's own digest is
+/// computed in other steps. A part costs some 20 ms, near the CPU of fetching it, so only what has no TLS pays for it.
+async fn md5(file: &Arc<File>, range: Range<u64>) -> Result<String> {
+    let file = file.clone();
+    let digest = blocking(move || {
+        let (mut md5, mut buffer, mut at) = (Md5::new(), vec![0; MD5_BUFFER], range.start);
+        while at < range.end {
+            let length = usize::try_from(range.end - at).unwrap_or(MD5_BUFFER).min(MD5_BUFFER);
+            file.read_exact_at(&mut buffer[..length], at)?;
+            md5.update(&buffer[..length]);
+            at += length as u64;
+        }
+        Ok(md5.finalize())
+    });
+    Ok(STANDARD.encode(digest.await?))
 }
 
 /// A body that the SDK can send again when an attempt fails.

@@ -63,6 +63,25 @@ async fn a_refused_upload_leaves_no_intent() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_part_that_is_altered_on_its_way_without_tls_is_refused_and_sent_again() {
+    let place = Place::s3s().await;
+    let (store, server) = (place.open().await, place.server.as_ref().unwrap());
+    let bytes = noise(40 * MIB);
+    let sha256 = Sha256::of(&bytes);
+    let staged = async || {
+        let stage = store.stage(bytes.len() as u64, Some(sha256)).await.unwrap();
+        stage.file().write_all_at(&bytes, 0).unwrap();
+        stage
+    };
+    server.spoil_parts(99);
+    assert_eq!(staged().await.commit(sha256).await.unwrap_err().kind, ErrorKind::Busy);
+    assert!(store.head(&Key::blob(&sha256)).await.unwrap().is_none());
+    server.spoil_parts(2);
+    staged().await.commit(sha256).await.unwrap();
+    assert!(read(&*store, &Key::blob(&sha256), None).await.unwrap() == bytes);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_live_upload_is_not_taken_for_one_whose_beginning_was_lost() {
     let place = Place::s3s().await;
     let server = place.server.as_ref().unwrap();

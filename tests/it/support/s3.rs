@@ -12,7 +12,10 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use base64::{
+    Engine as _,
+    engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD},
+};
 use bytes::Bytes;
 use http::{Method, Request, Response};
 use http_body_util::{BodyExt as _, Full, combinators::UnsyncBoxBody};
@@ -21,6 +24,7 @@ use hyper::{body::Incoming, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use s3s::{
     auth::SimpleAuth,
+    crypto::{Checksum as _, Md5},
     service::{S3Service, S3ServiceBuilder},
 };
 use tempfile::TempDir;
@@ -46,6 +50,8 @@ struct Faults {
     /// How many answers to the beginning of an upload are lost, and how.
     lost: AtomicU32,
     refused: AtomicBool,
+    /// How many parts have a byte changed on their way.
+    spoiled: AtomicU32,
     /// Whether there is no room for blobs.
     full: AtomicBool,
     /// What becomes of the next completions of uploads.
@@ -118,6 +124,11 @@ impl S3sServer {
     /// Refuses to begin uploads.
     pub(crate) fn refuse_beginnings(&self) {
         self.faults.refused.store(true, Ordering::SeqCst);
+    }
+
+    /// Changes one byte of each of the next `times` parts on their way.
+    pub(crate) fn spoil_parts(&self, times: u32) {
+        self.faults.spoiled.store(times, Ordering::SeqCst);
     }
 
     /// Takes no blob any more, as a server whose disks are full; or takes them again.
@@ -229,7 +240,19 @@ async fn answer(service: S3Service, faults: Arc<Faults>, request: Request<Incomi
     if completion == Some(Completion::Aborted) {
         return Ok(refusal(404, "NoSuchUpload"));
     }
-    let response = hyper::service::Service::call(&service, request).await.unwrap();
+    let take = |left: &AtomicU32| left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
+    let response = if query.contains("partNumber=") && take(&faults.spoiled).is_ok() {
+        let (head, body) = request.into_parts();
+        let mut bytes = body.collect().await.map_err(io::Error::other)?.to_bytes().to_vec();
+        bytes[1000] ^= 1;
+        // What real servers do, and s3s-fs for whole objects only.
+        if head.headers.get("content-md5").is_some_and(|told| told != &md5(&bytes)) {
+            return Ok(refusal(400, "BadDigest"));
+        }
+        service.call(Request::from_parts(head, s3s::Body::from(bytes))).await.unwrap()
+    } else {
+        hyper::service::Service::call(&service, request).await.unwrap()
+    };
     if completion == Some(Completion::Done) {
         let _ = response.into_body().collect().await;
         return Ok(refusal(404, "NoSuchUpload"));
@@ -240,12 +263,16 @@ async fn answer(service: S3Service, faults: Arc<Faults>, request: Request<Incomi
     {
         std::fs::remove_file(file).unwrap();
     }
-    let take = |left: &AtomicU32| left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
     if begins && take(&faults.lost).is_ok() {
         return Err(io::Error::other("this answer is lost"));
     }
     let is_cut = is_blob && take(&faults.cuts).is_ok();
     Ok(response.map(|body| if is_cut { cut_body(body) } else { body.map_err(Into::into).boxed_unsync() }))
+}
+
+/// As the header has it.
+fn md5(bytes: &[u8]) -> String {
+    STANDARD.encode(Md5::checksum(bytes))
 }
 
 fn refusal(status: u16, code: &str) -> Answer {
