@@ -244,7 +244,7 @@ impl Admin {
         if decided.item.answer == YesOrNo::Rejected {
             return Err(Error::Already(format!("{id} is a rejection; approve the repo instead")));
         }
-        if decided.notes.contains_key(REVOKED) {
+        if self.approvals.is_noted(id, REVOKED) {
             return Err(Error::Already(format!("{id} is revoked already")));
         }
         let change = actor.change("approval.revoke", &decided.item.repo, Some(reason), json!({ "id": id }));
@@ -312,7 +312,10 @@ impl Admin {
             newest.retain(|older| !older.item.repo.same_name(&decided.item.repo));
             newest.push(decided);
         }
-        newest.retain(|decided| !decided.notes.contains_key(REVOKED));
+        // A note that can't be read was meant as an end, too; and one whose object is gone lets nothing in.
+        newest.retain(|Decided { item, .. }| {
+            !self.approvals.is_noted(&item.id, REVOKED) && !self.approvals.is_vanished(&item.id)
+        });
         newest
     }
 

@@ -1,8 +1,11 @@
 //! Decisions as they lie in the store: objects that are written once, and later notes on them (revoked, lifted,
 //! purged), which are objects too. Every replica lists them; what it has read once it does not read again.
+//!
+//! Such an object is never removed by us: where it goes, a hand did it, a rule of the bucket, or the listing is behind. So
+//! a process forgets nothing that it has read; what it makes of a decision whose object is gone is each sort's own.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     sync::Arc,
 };
 
@@ -49,13 +52,20 @@ pub(super) struct Decided<T> {
 struct Read<T> {
     items: BTreeMap<Key, Arc<T>>,
     notes: BTreeMap<Key, Arc<Note>>,
-    /// Objects that are there and mean nothing to this version.
+    /// Objects that are there and mean nothing to this version. They are read again at each look: they may be mended.
     unreadable: BTreeMap<Key, String>,
+    /// Decisions and notes whose objects are gone.
+    vanished: BTreeSet<Key>,
 }
 
 impl<T> Clone for Read<T> {
     fn clone(&self) -> Self {
-        Self { items: self.items.clone(), notes: self.notes.clone(), unreadable: self.unreadable.clone() }
+        Self {
+            items: self.items.clone(),
+            notes: self.notes.clone(),
+            unreadable: self.unreadable.clone(),
+            vanished: self.vanished.clone(),
+        }
     }
 }
 
@@ -79,24 +89,28 @@ enum Object<T> {
 
 impl<T: DeserializeOwned + Serialize + Send + Sync + 'static> Ledger<T> {
     pub(super) fn new(store: Arc<dyn Store>, prefix: Prefix, key: fn(&str, Option<&str>) -> Key) -> Self {
-        let read = Read { items: BTreeMap::new(), notes: BTreeMap::new(), unreadable: BTreeMap::new() };
+        let read = Read {
+            items: BTreeMap::new(),
+            notes: BTreeMap::new(),
+            unreadable: BTreeMap::new(),
+            vanished: BTreeSet::new(),
+        };
         Self { store, prefix, key, read: ArcSwap::from_pointee(read), changing: Mutex::default() }
     }
 
-    /// Reads what came since; what is there no more is forgotten.
+    /// Reads what came since.
     pub(super) async fn refresh(&self) -> store::Result<()> {
         let _one_at_a_time = self.changing.lock().await;
         let keys: Vec<Key> = self.store.list(&self.prefix).map_ok(|meta| meta.key).try_collect().await?;
         let before = self.read.load_full();
-        let is_known = |key: &Key| {
-            before.items.contains_key(key) || before.notes.contains_key(key) || before.unreadable.contains_key(key)
-        };
+        let is_known = |key: &Key| before.items.contains_key(key) || before.notes.contains_key(key);
         let fresh: Vec<Key> = keys.iter().filter(|key| !is_known(key)).cloned().collect();
-        let known = before.items.len() + before.notes.len() + before.unreadable.len();
-        if fresh.is_empty() && keys.len() == known {
+        let known = before.items.len() + before.notes.len();
+        if fresh.is_empty() && keys.len() == known && before.unreadable.is_empty() && before.vanished.is_empty() {
             return Ok(());
         }
         let mut read = Read::clone(&before);
+        read.unreadable.clear();
         let store = self.store.clone();
         let reading = stream::iter(fresh).map(move |key| object(store.clone(), key));
         let mut objects = reading.buffer_unordered(READS_AT_ONCE);
@@ -106,15 +120,19 @@ impl<T: DeserializeOwned + Serialize + Send + Sync + 'static> Ledger<T> {
                 Some((key, Object::Item(item))) => drop(read.items.insert(key, Arc::new(item))),
                 Some((key, Object::Note(note))) => drop(read.notes.insert(key, Arc::new(note))),
                 Some((key, Object::Unreadable(problem))) => {
-                    tracing::error!(%key, problem, "a decision can't be read and does not count");
+                    if before.unreadable.get(&key) != Some(&problem) {
+                        tracing::error!(%key, problem, "a decision can't be read: mend it or remove it");
+                    }
                     read.unreadable.insert(key, problem);
                 }
             }
         }
         let there: HashSet<&Key> = keys.iter().collect();
-        read.items.retain(|key, _| there.contains(key));
-        read.notes.retain(|key, _| there.contains(key));
-        read.unreadable.retain(|key, _| there.contains(key));
+        let known = read.items.keys().chain(read.notes.keys());
+        read.vanished = known.filter(|key| !there.contains(key)).cloned().collect();
+        for key in read.vanished.difference(&before.vanished) {
+            tracing::error!(%key, "what an admin decided is gone from the store: find out what removed it");
+        }
         self.read.store(Arc::new(read));
         Ok(())
     }
@@ -146,6 +164,9 @@ impl<T: DeserializeOwned + Serialize + Send + Sync + 'static> Ledger<T> {
     async fn create(&self, key: &Key, value: &impl Serialize) -> Result<(), Error> {
         let body = serde_json::to_vec(value).map_err(|error| store::Error::new(unwritten(&error)).on(key))?;
         let body = Bytes::from(body);
+        if body.len() as u64 > LIMIT_BYTES {
+            return Err(Error::Invalid(format!("{key} would have more than {LIMIT_BYTES} bytes: write less")));
+        }
         match self.store.put(key, body.clone(), PutMode::Create).await? {
             PutOutcome::Written => Ok(()),
             // A client of the store that tried again may have met what it wrote the first time.
@@ -195,14 +216,38 @@ impl<T: DeserializeOwned + Serialize + Send + Sync + 'static> Ledger<T> {
         notes.filter_map(|(key, note)| Some((word_of(key)?.to_owned(), note.clone()))).collect()
     }
 
-    /// How many objects can't be read.
-    pub(super) fn unreadable(&self) -> usize {
-        self.read.load().unreadable.len()
+    /// Whether there is a note of this word on a decision, readable or not.
+    pub(super) fn is_noted(&self, id: &Id, word: &str) -> bool {
+        let (key, read) = ((self.key)(id.as_str(), Some(word)), self.read.load());
+        read.notes.contains_key(&key) || read.unreadable.contains_key(&key)
+    }
+
+    /// The objects that can't be read, and why.
+    pub(super) fn unreadable(&self) -> BTreeMap<Key, String> {
+        self.read.load().unreadable.clone()
+    }
+
+    /// Whether one of those is a decision, of which nobody knows what it says.
+    pub(super) fn has_unreadable_decisions(&self) -> bool {
+        self.read.load().unreadable.keys().any(|key| word_of(key).is_none())
+    }
+
+    /// Whether a decision's object is gone.
+    pub(super) fn is_vanished(&self, id: &Id) -> bool {
+        self.read.load().vanished.contains(&(self.key)(id.as_str(), None))
     }
 }
 
 async fn object<T: DeserializeOwned>(store: Arc<dyn Store>, key: Key) -> store::Result<Option<(Key, Object<T>)>> {
-    let Some(body) = store.get(&key, LIMIT_BYTES).await? else { return Ok(None) };
+    let body = match store.get(&key, LIMIT_BYTES).await {
+        Ok(Some(body)) => body,
+        Ok(None) => return Ok(None),
+        // Of no more weight than one with bad JSON: all others must be read.
+        Err(error) if matches!(error.kind, ErrorKind::TooLarge(_)) => {
+            return Ok(Some((key, Object::Unreadable(format!("it has more than {LIMIT_BYTES} bytes")))));
+        }
+        Err(error) => return Err(error),
+    };
     let object = if word_of(&key).is_some() {
         serde_json::from_slice(&body).map(Object::Note)
     } else {

@@ -9,14 +9,16 @@
 //! - Requests: what clients asked for and policy refused, and what admins ask for in person.
 //!
 //! [`Admin::watch`] lists the decisions every 3 seconds. It fails closed: approvals that can't be read for a minute do
-//! not count any more; withdrawals hold until they are read to be lifted, and until they are read for the first time
-//! nothing is served ([`Admin::is_read`]).
+//! not count any more; withdrawals hold until they are read to be lifted, also where their objects have gone, and until
+//! all of them are read for the first time nothing is served ([`Admin::is_read`]).
 
 mod approvals;
 mod audit;
 pub mod audit_chain;
+mod health;
 mod id;
 mod ledger;
+mod line;
 mod purge;
 mod refusals;
 mod requests;
@@ -49,11 +51,13 @@ pub use approvals::{Approval, ApprovalShown, ApprovalsConfig, Proposal, YesOrNo}
 pub use audit::{Audit, AuditEntry, AuditFilter, Change};
 pub use id::Id;
 pub use ledger::Note;
+pub use line::line;
 pub use purge::Purged;
 pub use refusals::Refused;
 pub use requests::{Request, Requests, State, Wish};
 pub use withdrawals::{Target, Withdrawal, WithdrawalShown};
 
+use health::Health;
 use ledger::Ledger;
 use refusals::Recorder;
 
@@ -184,16 +188,6 @@ pub struct Parts {
     runtime: Handle,
 }
 
-#[derive(Debug, Default)]
-struct Health {
-    /// When approvals were last read.
-    approvals_read: Option<Instant>,
-    /// Why decisions can't be read, or not be laid over the policy.
-    problem: Option<String>,
-    /// Whether approvals don't count for now.
-    closed: bool,
-}
-
 impl Deref for Admin {
     type Target = Parts;
     fn deref(&self) -> &Parts {
@@ -255,21 +249,6 @@ impl Admin {
         !self.approvals_enabled || (!closed && self.approvals_laid.load(Ordering::Acquire))
     }
 
-    /// What health checks say is degraded, one sentence each.
-    pub fn degraded(&self) -> Vec<String> {
-        let health = self.health.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut degraded: Vec<String> = health.problem.iter().cloned().collect();
-        if health.closed {
-            degraded.push("approvals can't be read and don't count for now".into());
-        }
-        let unreadable = self.withdrawals.unreadable() + self.approvals.unreadable();
-        if unreadable > 0 {
-            degraded
-                .push(format!("{unreadable} objects under approvals/ and withdrawals/ are unreadable and don't count"));
-        }
-        degraded
-    }
-
     /// Reads what was decided, by whatever replica, and lays it over the policy.
     ///
     /// # Errors
@@ -277,26 +256,13 @@ impl Admin {
     pub async fn refresh(&self) -> store::Result<()> {
         let withdrawals = self.withdrawals.refresh().await;
         let approvals = if self.approvals_enabled { self.approvals.refresh().await } else { Ok(()) };
-        {
-            let mut health = self.health.lock().unwrap_or_else(PoisonError::into_inner);
-            let read = health.approvals_read;
-            if approvals.is_ok() {
-                health.approvals_read = Some(Instant::now());
-            }
-            let closed = approvals.is_err() && read.is_none_or(|read| read.elapsed() >= CLOSED_AFTER);
-            if closed && !health.closed {
-                tracing::error!("approvals can't be read: repos that are allowed by approval alone are refused");
-            }
-            health.closed = closed;
-            health.problem = withdrawals
-                .as_ref()
-                .or(approvals.as_ref())
-                .err()
-                .map(|error| format!("what admins decided can't be read ({error}); what was known holds"));
-        }
+        self.health.lock().unwrap_or_else(PoisonError::into_inner).looked(&withdrawals, &approvals);
         self.apply().await;
         withdrawals?;
-        self.is_read.store(true, Ordering::Release);
+        // A process begins to serve once it knows all that was withdrawn; one that serves goes on with what it knows.
+        if !self.withdrawals.has_unreadable_decisions() {
+            self.is_read.store(true, Ordering::Release);
+        }
         approvals
     }
 

@@ -32,6 +32,13 @@ impl Desk {
     }
 
     async fn locked(store: &Arc<MemoryStore>, lock: &str) -> Self {
+        let desk = Self::unread(store, lock);
+        desk.admin.refresh().await.unwrap();
+        desk
+    }
+
+    /// One that has read nothing yet.
+    fn unread(store: &Arc<MemoryStore>, lock: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("policy.toml"), POLICY).unwrap();
         let path = dir.path().join("models.lock");
@@ -41,7 +48,6 @@ impl Desk {
         let manifest = Manifest::start(store.clone(), WriterId::new(), &tasks, CancellationToken::new());
         let config = ApprovalsConfig { enabled: true };
         let admin = Admin::new(&config, store.clone(), policy.clone(), manifest, "hub.test", &tasks);
-        admin.refresh().await.unwrap();
         Self { admin, policy, _dir: dir }
     }
 
@@ -233,4 +239,101 @@ async fn withdrawing_a_former_name_refuses_the_one_under_which_the_files_are_sto
     }
     desk.admin.lift(&shown.withdrawal.id, "fixed", &anna()).await.unwrap();
     assert!(desk.allows("org/old") && desk.allows("org/new"));
+}
+
+fn withdrawal_key(id: &Id) -> String {
+    Key::withdrawal(id.as_str(), None).to_string()
+}
+
+#[tokio::test]
+async fn a_decision_that_cannot_be_read_keeps_nobody_from_learning_the_others() {
+    let store = MemoryStore::new();
+    let (one, other) = (Desk::over(&store).await, Desk::over(&store).await);
+    let key = withdrawal_key(&Id::new(OffsetDateTime::now_utc()));
+    for (body, why) in [(vec![b' '; 65 * 1024], "more than 65536 bytes"), (b"{".to_vec(), "EOF")] {
+        store.plant(&key, body);
+        other.admin.refresh().await.unwrap();
+        let degraded = other.admin.degraded();
+        assert!(degraded[0].contains(&key) && degraded[0].contains(why), "{degraded:?}");
+        assert!(degraded[0].contains("may still be served") && other.admin.is_read(), "it serves on: {degraded:?}");
+        let fresh = Desk::unread(&store, "version = 1\n");
+        fresh.admin.refresh().await.unwrap();
+        assert!(!fresh.admin.is_read(), "it can't know what was withdrawn");
+        assert!(fresh.admin.degraded()[0].contains("nothing is served"), "{:?}", fresh.admin.degraded());
+    }
+    let target = Target::Repo { repo: "org/bad".parse().unwrap() };
+    let shown = one.admin.withdraw(target, "leaked", false, &anna()).await.unwrap();
+    other.admin.refresh().await.unwrap();
+    assert!(!other.allows("org/bad") && other.allows("org/good"));
+    // Mended in its place.
+    let mended = Target::Repo { repo: "org/good".parse().unwrap() };
+    store.plant(&key, serde_json::to_vec(&Withdrawal { target: mended, ..shown.withdrawal }).unwrap());
+    other.admin.refresh().await.unwrap();
+    assert!(!other.allows("org/good") && other.admin.degraded().is_empty());
+}
+
+#[tokio::test]
+async fn a_withdrawal_holds_though_its_object_goes_and_is_named_until_it_is_lifted() {
+    let store = MemoryStore::new();
+    let (one, other) = (Desk::over(&store).await, Desk::over(&store).await);
+    let target = Target::Repo { repo: "org/bad".parse().unwrap() };
+    let id = one.admin.withdraw(target, "leaked", false, &anna()).await.unwrap().withdrawal.id;
+    other.admin.refresh().await.unwrap();
+    store.uproot(&withdrawal_key(&id));
+    for desk in [&one, &other] {
+        desk.admin.refresh().await.unwrap();
+        desk.admin.refresh().await.unwrap();
+        assert!(!desk.allows("org/bad"), "forgotten");
+        let degraded = desk.admin.degraded();
+        assert!(degraded.len() == 1 && degraded[0].contains(id.as_str()), "{degraded:?}");
+    }
+    one.admin.lift(&id, "over", &anna()).await.unwrap();
+    assert!(one.allows("org/bad") && one.admin.degraded().is_empty());
+    other.admin.refresh().await.unwrap();
+    assert!(other.allows("org/bad") && other.admin.degraded().is_empty());
+}
+
+#[tokio::test]
+async fn an_approval_ends_with_its_object_and_by_a_note_that_cannot_be_read() {
+    let store = MemoryStore::new();
+    let desk = Desk::over(&store).await;
+    let key = |id: &Id, word| Key::approval(id.as_str(), word).to_string();
+    desk.admin.approve(&proposal("acme/a", None), &anna()).await.unwrap();
+    let newest = desk.admin.approve(&proposal("acme/a", None), &anna()).await.unwrap().approval.id;
+    let other = desk.admin.approve(&proposal("acme/b", None), &anna()).await.unwrap().approval.id;
+    assert!(desk.allows("acme/a") && desk.allows("acme/b"));
+    store.plant(&key(&other, Some("revoked")), "{");
+    store.uproot(&key(&newest, None));
+    desk.admin.refresh().await.unwrap();
+    assert!(!desk.allows("acme/a"), "an older one speaks");
+    assert!(!desk.allows("acme/b"), "revoked, however badly it is written");
+    assert!(desk.admin.degraded()[0].contains(&key(&other, Some("revoked"))), "{:?}", desk.admin.degraded());
+    // A revocation that was read holds, whatever becomes of its object.
+    let third = desk.admin.approve(&proposal("acme/c", None), &anna()).await.unwrap().approval.id;
+    desk.admin.revoke(&third, "mistake", &anna()).await.unwrap();
+    store.uproot(&key(&third, Some("revoked")));
+    desk.admin.refresh().await.unwrap();
+    assert!(!desk.allows("acme/c"));
+}
+
+#[tokio::test]
+async fn what_is_withdrawn_for_no_readable_reason_is_refused_before_anything_is_written() {
+    let store = MemoryStore::new();
+    let desk = Desk::over(&store).await;
+    let target = || Target::Repo { repo: "org/bad".parse().unwrap() };
+    for reason in ["", " ", "two\nlines", "\u{202e}turned", &"x".repeat(1001)] {
+        let refused = desk.admin.withdraw(target(), reason, false, &anna()).await.unwrap_err();
+        assert!(matches!(&refused, Error::Invalid(text) if text.starts_with("reason: ")), "{refused:?}");
+    }
+    assert_eq!((store.keys("withdrawals/").len(), store.keys("audit/").len()), (0, 0));
+    let id = desk.admin.withdraw(target(), " leaked ", false, &anna()).await.unwrap().withdrawal.id;
+    assert!(matches!(desk.admin.lift(&id, "a\tb", &anna()).await, Err(Error::Invalid(_))));
+    let note = Note {
+        time: OffsetDateTime::now_utc(),
+        by: "x".repeat(65 * 1024),
+        reason: "r".into(),
+        details: serde_json::Value::Null,
+    };
+    let ledger = Ledger::<Note>::new(store.clone(), Prefix::withdrawals(), Key::withdrawal);
+    assert!(matches!(ledger.write(&id, note).await, Err(Error::Invalid(_))), "more than anybody would read");
 }

@@ -7,7 +7,7 @@ use serde_json::json;
 use time::{Duration, OffsetDateTime};
 use tokio::task::JoinHandle;
 
-use super::{Actor, Admin, Error, Id, Note, Result, ledger::Decided};
+use super::{Actor, Admin, Error, Id, Note, Result, ledger::Decided, line};
 use crate::{
     hub::{Commit, Repo, Sha256},
     manifest::kind_and_id,
@@ -100,6 +100,7 @@ impl Admin {
     /// Withdraws: written down, stored, and refused here at once; other replicas follow in seconds. Files are removed
     /// by [`Admin::carry_out`], which is the caller's to call.
     pub async fn withdraw(&self, target: Target, reason: &str, purge: bool, actor: &Actor) -> Result<WithdrawalShown> {
+        let reason = &*line("reason", reason)?;
         let now = OffsetDateTime::now_utc();
         let id = Id::new(now);
         let stored_as = self.other_names(&target).await?;
@@ -128,6 +129,7 @@ impl Admin {
 
     /// Ends a withdrawal. What was purged is fetched anew when somebody asks for it.
     pub async fn lift(&self, id: &Id, reason: &str, actor: &Actor) -> Result<WithdrawalShown> {
+        let reason = &*line("reason", reason)?;
         self.withdrawals.refresh().await?;
         let decided = self.withdrawals.get(id).ok_or_else(|| Error::Unknown(format!("no withdrawal {id}")))?;
         if decided.notes.contains_key(LIFTED) {
@@ -216,6 +218,12 @@ impl Admin {
             decided.item.purge && !ended && !is_at_it
         });
         unfinished.map(|decided| decided.item.id.clone()).collect()
+    }
+
+    /// The withdrawals that hold although their objects are gone from the store.
+    pub(super) fn vanished_withdrawals(&self) -> Vec<Id> {
+        let all = self.withdrawals.all().into_iter().filter(|decided| !decided.notes.contains_key(LIFTED));
+        all.map(|decided| decided.item.id.clone()).filter(|id| self.withdrawals.is_vanished(id)).collect()
     }
 
     /// The withdrawals that hold, as rules.

@@ -11,7 +11,7 @@ use time::OffsetDateTime;
 use super::{Asker, Gateway, Result, commit::from_upstream};
 use crate::{
     hub::{Commit, EntryKind, Repo, RepoPath, Revision},
-    policy::{DenialKind, LicenseClaims, runs_code},
+    policy::{DenialKind, LicenseClaims, README_BYTES, runs_code},
     upstream::Purpose,
 };
 
@@ -98,7 +98,7 @@ impl Gateway {
     async fn inspect_now(&self, asked: &Repo, revision: &Revision) -> Result<Inspection> {
         let failed = |error| from_upstream(error, asked, revision);
         let look = self.upstream.look(asked, revision, PURPOSE).await.map_err(failed)?;
-        let readme = self.upstream.readme(&look.repo, look.commit, PURPOSE).await.map_err(failed)?;
+        let readme = self.upstream.readme(&look.repo, look.commit, README_BYTES, PURPOSE).await.map_err(failed)?;
         let mut inspection = Inspection {
             asked: asked.clone(),
             canonical: look.repo.clone(),

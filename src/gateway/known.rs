@@ -12,10 +12,11 @@ use super::{
     Asker, Error, Gateway, OUTAGE_MEMORY, Result,
     commit::{Resolved, from_upstream, is_gone},
     limits::Fare,
-    snapshot::{BadSnapshot, Bounds, Facts, Snapshot, gather, readme_front_matter},
+    snapshot::{BadSnapshot, Bounds, Facts, Snapshot, gather},
 };
 use crate::{
     hub::{Commit, Repo},
+    policy::{README_BYTES, kept_front_matter},
     upstream::{Look, OnGone, Purpose},
 };
 
@@ -147,7 +148,7 @@ impl Gateway {
                 Arc::new(look.map_err(failed)?.info)
             }
         };
-        let readme = self.upstream.readme(&repo, commit, purpose).await.map_err(failed)?;
+        let readme = self.upstream.readme(&repo, commit, README_BYTES, purpose).await.map_err(failed)?;
         let siblings = info.siblings.as_ref().filter(|list| is_whole(list.len()));
         let fresh = Arc::new(Fresh {
             facts: Arc::new(Facts {
@@ -155,7 +156,7 @@ impl Gateway {
                 commit,
                 looked_at: OffsetDateTime::now_utc().format(&Rfc3339).unwrap_or_default(),
                 info: info.facts.clone(),
-                front_matter: readme.as_deref().and_then(readme_front_matter),
+                front_matter: readme.as_deref().and_then(kept_front_matter),
             }),
             siblings: siblings.map(|list| list.iter().map(|sibling| sibling.rfilename.clone()).collect()),
         });

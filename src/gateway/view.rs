@@ -189,7 +189,7 @@ impl Gateway {
             gated: flag("gated"),
             private: flag("private"),
             disabled: flag("disabled"),
-            license: LicenseClaims::read(facts.front_matter.as_deref().map(str::as_bytes), &facts.info),
+            license: LicenseClaims::of_kept(facts.front_matter.as_deref(), &facts.info),
         })
     }
 

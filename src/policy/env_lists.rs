@@ -44,6 +44,16 @@ impl EnvLists {
         self.licenses.as_ref()
     }
 
+    /// The licences where the lists are the policy: the same ids as `licenses.allow` takes.
+    pub(super) fn licenses_to_allow(&self) -> Result<BTreeSet<LicenseId>, LoadError> {
+        for license in self.licenses.iter().flatten() {
+            license.may_be_allowed().map_err(|mistake| {
+                LoadError::of_environment("LICENSE_ALLOWLIST", license.as_str(), &mistake.problem, &mistake.remedy)
+            })?;
+        }
+        Ok(self.licenses.clone().unwrap_or_default())
+    }
+
     /// Each repo with the revisions named for it; no revision means all.
     pub(super) fn repos(&self) -> Option<Vec<(&Repo, Vec<&Revision>)>> {
         let mut repos: Vec<(&Repo, Vec<&Revision>, bool)> = Vec::new();
@@ -149,6 +159,20 @@ mod tests {
         }
         assert!(set.licenses.allow.contains(&LicenseId::new("apache-2.0")));
         assert!(set.text().contains("HF_REPOS=acme/tiny,"));
+    }
+
+    #[test]
+    fn licences_that_name_none_are_refused_where_the_lists_are_the_policy() {
+        for (id, remedy) in [("other", "write other:NAME"), ("Unknown", "unknown = \"allow\"")] {
+            let lists = lists(Some("acme/a"), Some(&format!("mit,{id}")));
+            let error = PolicySet::from_env_lists(&lists).unwrap_err().to_string();
+            let begins = format!("LICENSE_ALLOWLIST: {}: names no licence", id.to_lowercase());
+            assert!(error.starts_with(&begins) && error.contains(remedy), "{error}");
+            // Narrowed by them, a folder still decides what may come in.
+            let dir = tempfile::tempdir().unwrap();
+            std::fs::write(dir.path().join("repos.toml"), "[[allow]]\nrepo = \"acme/*\"").unwrap();
+            PolicySet::load_narrowed(dir.path(), &lists).unwrap();
+        }
     }
 
     #[test]

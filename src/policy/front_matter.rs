@@ -1,5 +1,8 @@
 //! The front matter of a README.md: YAML between two `---` lines, as `huggingface_hub` finds it
 //! (`REGEX_YAML_BLOCK`). It comes from strangers, so its size, depth, aliases and events are bounded.
+//!
+//! It is found once, and kept as text ([`kept_front_matter`]). Licences are read from what is kept alone, so that the
+//! reviewer who looks at a README and the gateway that serves by what it stored of one see the same.
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -10,20 +13,43 @@ use super::license::Claim;
 /// Longer front matter is not read. Cards with the results of large benchmarks reach some 500 kB.
 const MAX_BYTES: usize = 2 * 1024 * 1024;
 
+/// As much of a README.md as need be fetched: whether its front matter ends within the bound shows in it.
+pub const README_BYTES: usize = MAX_BYTES + 1;
+
+/// How what is kept of front matter that can't be read begins; why follows.
+const UNREADABLE: &str = "unreadable: ";
+
 #[derive(Deserialize)]
 struct Card {
     license: Option<Value>,
     license_name: Option<Value>,
 }
 
+/// What to keep of a README.md: its front matter between `---` lines, or why that can't be kept. `None` where it has
+/// none.
+pub fn kept_front_matter(readme: &[u8]) -> Option<String> {
+    let yaml = front_matter(readme)?;
+    Some(match yaml.and_then(|yaml| std::str::from_utf8(yaml).map_err(|_| "its front matter is not UTF-8".into())) {
+        Ok(yaml) => format!("---\n{yaml}---\n"),
+        Err(why) => format!("{UNREADABLE}{why}"),
+    })
+}
+
 /// What the front matter of a README.md says of the licence.
 pub fn license_of(readme: &[u8]) -> Claim {
-    let Some(yaml) = front_matter(readme) else { return Claim::None };
-    if yaml.len() > MAX_BYTES {
-        return Claim::Unreadable(format!("its front matter has more than {MAX_BYTES} bytes"));
+    kept_front_matter(readme).as_deref().map_or(Claim::None, license_of_kept)
+}
+
+/// What front matter says of the licence, as [`kept_front_matter`] gave it.
+pub(super) fn license_of_kept(kept: &str) -> Claim {
+    if let Some(why) = kept.strip_prefix(UNREADABLE) {
+        return Claim::Unreadable(why.to_owned());
     }
-    let Ok(yaml) = std::str::from_utf8(yaml) else {
-        return Claim::Unreadable("its front matter is not UTF-8".into());
+    let yaml = match front_matter(kept.as_bytes()) {
+        None => return Claim::None,
+        Some(Err(why)) => return Claim::Unreadable(why),
+        // It was cut out of a text at line breaks.
+        Some(Ok(yaml)) => std::str::from_utf8(yaml).unwrap_or_default(),
     };
     if yaml.trim().is_empty() {
         return Claim::None;
@@ -54,21 +80,25 @@ pub fn license_of(readme: &[u8]) -> Claim {
 }
 
 /// The bytes between the first line, which must be `---`, and the next such line. Blank lines and a byte order mark
-/// may stand before it.
-fn front_matter(readme: &[u8]) -> Option<&[u8]> {
+/// may stand before it. An error says that more would have to be read to find its end.
+fn front_matter(readme: &[u8]) -> Option<Result<&[u8], String>> {
+    let is_cut = readme.len() > MAX_BYTES;
+    let too_long = || is_cut.then(|| Err(format!("its front matter does not end within {MAX_BYTES} bytes")));
+    let readme = readme.get(..README_BYTES).unwrap_or(readme);
     let text = readme.strip_prefix(b"\xef\xbb\xbf").unwrap_or(readme);
-    let first = text.iter().position(|b| !b.is_ascii_whitespace())?;
+    let Some(first) = text.iter().position(|b| !b.is_ascii_whitespace()) else { return too_long() };
     let mut lines = text.get(first..)?.split_inclusive(|b| *b == b'\n');
     let opening = lines.next().filter(|line| is_fence(line))?;
     let start = first + opening.len();
     let mut end = start;
     for line in lines {
-        if is_fence(line) {
-            return text.get(start..end);
+        // Of a line that is cut off nobody knows how it goes on.
+        if is_fence(line) && (line.ends_with(b"\n") || !is_cut) {
+            return text.get(start..end).map(Ok);
         }
         end += line.len();
     }
-    None
+    too_long()
 }
 
 fn is_fence(line: &[u8]) -> bool {
@@ -123,6 +153,42 @@ mod tests {
             assert!(matches!(claim, Claim::Unreadable(_)), "{claim:?} of {readme:.60}");
         }
         assert!(matches!(license_of(b"---\nlicense: \xff\n---\n"), Claim::Unreadable(_)));
+    }
+
+    #[test]
+    fn what_is_kept_says_the_same_as_the_readme_and_fits_what_is_fetched() {
+        let with = |yaml: usize| format!("---\nx: {}\nlicense: mit\n---\n# Title\n", "y".repeat(yaml)).into_bytes();
+        let fits = MAX_BYTES - b"---\nx: \nlicense: mit\n---\n".len();
+        let cases = [
+            (b"\n---\nlicense: mit\n---\n".to_vec(), "a leading blank line"),
+            (b"\xef\xbb\xbf\r\n --- \r\nlicense: mit\r\n---".to_vec(), "none of the usual"),
+            (b"---\r\nlicense: mit\r\n---\r\nmore".to_vec(), "DOS line ends"),
+            (with(300 * 1024), "longer than 256 KiB"),
+            (with(fits), "just as long as may be"),
+        ];
+        for (readme, which) in cases {
+            let fetched = readme.get(..README_BYTES).unwrap_or(&readme);
+            let kept = kept_front_matter(fetched).unwrap();
+            assert!(kept.starts_with("---\n") && kept.ends_with("---\n"), "{which}");
+            assert_eq!((license_of(&readme), license_of_kept(&kept)), (stated(&["mit"]), stated(&["mit"])), "{which}");
+        }
+        let cut = [b"---\n".to_vec(), vec![b'#'; MAX_BYTES - 7], b"\n---more\nlicense: mit\n---\n".to_vec()].concat();
+        let unreadable = [
+            (b"---\nlicense: \xff\n---\n".to_vec(), "is not UTF-8"),
+            (with(fits + 1), "does not end within"),
+            (cut, "does not end within"),
+            (vec![b'\n'; MAX_BYTES + 1], "does not end within"),
+        ];
+        for (readme, why) in unreadable {
+            let kept = kept_front_matter(readme.get(..README_BYTES).unwrap_or(&readme)).unwrap();
+            for claim in [license_of(&readme), license_of_kept(&kept)] {
+                assert!(matches!(&claim, Claim::Unreadable(text) if text.contains(why)), "{claim:?}, expected {why}");
+            }
+        }
+        for none in ["unreadable: no front matter", "# Title\n---\nlicense: mit\n---\n", "---\nlicense: mit\n", ""] {
+            assert_eq!(kept_front_matter(none.as_bytes()), None, "{none:?}");
+            assert_eq!(license_of(none.as_bytes()), Claim::None, "{none:?}");
+        }
     }
 
     proptest::proptest! {

@@ -311,6 +311,35 @@ mod tests {
         assert!(rules(&handle).is_empty());
     }
 
+    #[test]
+    fn an_emptied_folder_denies_all_whatever_the_lists_name() {
+        let parent = tempfile::tempdir().unwrap();
+        let dir = parent.path().join("policy");
+        let lists = || EnvLists::parse(Some("acme/x"), Some("mit")).unwrap();
+        assert_eq!(rules(&PolicyHandle::open(&dir, lists()).unwrap()), ["HF_REPOS acme/x"], "no folder");
+        fs::create_dir(&dir).unwrap();
+        write(&dir, "repos.toml", "[[allow]]\nrepo = \"acme/*\"");
+        let handle = PolicyHandle::open(&dir, lists()).unwrap();
+        assert_eq!(rules(&handle), ["acme/*"]);
+        fs::rename(dir.join("repos.toml"), dir.join("repos.toml.disabled")).unwrap();
+        assert_eq!(handle.reload(), Ok(Reload::Changed));
+        for set in [handle.current(), PolicyHandle::open(&dir, lists()).unwrap().current()] {
+            let denial = set.decide_repo(&"acme/x".parse().unwrap(), today()).unwrap_err();
+            assert!(denial.reason().contains("has no *.toml file"), "{denial}");
+        }
+    }
+
+    #[test]
+    fn a_folder_that_appears_empty_ends_the_policy_that_the_lists_were() {
+        let parent = tempfile::tempdir().unwrap();
+        let dir = parent.path().join("policy");
+        let handle = PolicyHandle::open(&dir, EnvLists::parse(Some("acme/x"), None).unwrap()).unwrap();
+        assert_eq!(rules(&handle), ["HF_REPOS acme/x"]);
+        fs::create_dir(&dir).unwrap();
+        assert_eq!(handle.reload(), Ok(Reload::Changed));
+        assert!(rules(&handle).is_empty());
+    }
+
     /// Kubernetes mounts a ConfigMap as links through `..data`, which it swings to a new folder by a rename.
     #[cfg(unix)]
     #[tokio::test(start_paused = true)]

@@ -100,11 +100,16 @@ pub struct LicenseClaims {
 impl LicenseClaims {
     /// Reads README.md at the commit (`None` where the tree has none) and the repo's info for that commit.
     pub fn read(readme: Option<&[u8]>, info: &Value) -> Self {
+        Self::of_kept(readme.and_then(front_matter::kept_front_matter).as_deref(), info)
+    }
+
+    /// The same, of what [`super::kept_front_matter`] kept of README.md.
+    pub fn of_kept(front_matter: Option<&str>, info: &Value) -> Self {
         let card = info.get("cardData");
         let field = |name| card.and_then(|card| card.get(name));
         let tags = info.get("tags").and_then(Value::as_array);
         Self {
-            readme: readme.map_or(Claim::None, front_matter::license_of),
+            readme: front_matter.map_or(Claim::None, front_matter::license_of_kept),
             card: Claim::of_card(field("license"), field("license_name")),
             tags: Claim::of_tags(tags.into_iter().flatten().filter_map(Value::as_str)),
         }

@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::pattern::Mistake;
+
 /// A licence in the Hub's spelling: lower case, `apache-2.0`; `other:<license_name>` for a custom one, `other` for one
 /// without a name, `unknown` for none.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -39,6 +41,19 @@ impl LicenseId {
     /// Whether this is an id of the Hub's own list, or a named custom licence.
     pub fn is_hub_id(&self) -> bool {
         self.0.strip_prefix("other:").is_some_and(|name| !name.is_empty()) || HUB_IDS.contains(&self.as_str())
+    }
+
+    /// Whether it can be allowed for every rule: it must name a licence.
+    pub(super) fn may_be_allowed(&self) -> Result<(), Mistake> {
+        let (problem, remedy) = match self.as_str() {
+            "" | "other:" => ("not a licence", "write an id such as apache-2.0"),
+            "other" => {
+                ("names no licence: every custom one is called so", "write other:NAME, or license.accept in one rule")
+            }
+            "unknown" => ("names no licence", "write unknown = \"allow\" in the policy folder if that is meant"),
+            _ => return Ok(()),
+        };
+        Err(Mistake::new(problem, remedy))
     }
 
     /// The id without a custom licence's name, which tags don't carry.

@@ -27,12 +27,12 @@ const MAX_FILES: usize = 1_000;
 /// The texts of a policy, read but not yet understood. Equal digests mean equal policies.
 #[derive(Debug, Clone)]
 pub(super) struct Sources {
-    files: Vec<Source>,
+    /// `None` where the folder does not exist, which is not the same as an empty one.
+    files: Option<Vec<Source>>,
     overlay: Vec<Source>,
     lock: Option<Arc<LockFile>>,
     lists: EnvLists,
     dir: PathBuf,
-    absence: Option<String>,
     text: String,
     pub(super) digest: Sha256,
 }
@@ -61,14 +61,13 @@ impl Sources {
     }
 
     fn new(files: Option<Vec<Source>>, lock: Option<Arc<LockFile>>, dir: &Path, lists: &EnvLists) -> Self {
-        let absence = match &files {
-            None => Some(format!("the policy folder {} does not exist", dir.display())),
-            Some(files) if files.is_empty() => Some(format!("the policy folder {} has no *.toml file", dir.display())),
-            Some(_) => None,
-        };
-        let files = files.unwrap_or_default();
         let mut text = String::new();
-        write_files(&mut text, &files);
+        match files.as_deref() {
+            None => {}
+            // Another policy than that of no folder: the lists are not in force as one.
+            Some([]) => text.push_str("# ==> an empty folder\n"),
+            Some(files) => write_files(&mut text, files),
+        }
         if !lists.is_empty() {
             let _ = write!(text, "# ==> environment\n{}", lists.text());
         }
@@ -76,7 +75,7 @@ impl Sources {
             let _ = writeln!(text, "# ==> lock {} ({} bytes), sha256 {sha256}", source.name, source.text.len());
         }
         let digest = Sha256::of(text.as_bytes());
-        Self { files, overlay: Vec::new(), lock, lists: lists.clone(), dir: dir.into(), absence, text, digest }
+        Self { files, overlay: Vec::new(), lock, lists: lists.clone(), dir: dir.into(), text, digest }
     }
 
     /// The same with what operators decided.
@@ -96,7 +95,16 @@ impl Sources {
 
     /// Whether the folder is there.
     pub(super) fn folder_exists(&self) -> bool {
-        !self.files.is_empty() || self.dir.is_dir()
+        self.files.is_some()
+    }
+
+    /// Why there is no rule, where there is no file to hold one.
+    fn absence(&self) -> Option<String> {
+        match self.files.as_deref() {
+            None => Some(format!("the policy folder {} does not exist", self.dir.display())),
+            Some([]) => Some(format!("the policy folder {} has no *.toml file", self.dir.display())),
+            Some(_) => None,
+        }
     }
 }
 
@@ -164,14 +172,16 @@ impl PolicySet {
     }
 
     pub(super) fn from_sources(sources: Sources) -> Result<Self, LoadError> {
-        let Sources { files, overlay, lock, lists, dir, absence, text, digest } = sources;
-        let lists_are_the_policy = absence.as_ref().is_some_and(|_| files.is_empty() && lists.repos().is_some());
+        let absence = sources.absence();
+        let Sources { files, overlay, lock, lists, dir, text, digest } = sources;
+        // An emptied folder is what is left when everything is to be shut: it denies, whatever the lists say.
+        let lists_are_the_policy = files.is_none() && lists.repos().is_some();
         let mut merge = Merge::new(digest);
-        for source in &files {
+        for source in files.iter().flatten() {
             merge.add(source)?;
         }
         if lists_are_the_policy {
-            merge.licenses.allow.extend(lists.licenses().into_iter().flatten().cloned());
+            merge.licenses.allow.extend(lists.licenses_to_allow()?);
             merge.add_listed_repos(&lists)?;
         } else {
             merge.licenses.narrowed = lists.licenses().cloned();

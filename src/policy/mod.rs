@@ -46,7 +46,7 @@ pub use env_lists::EnvLists;
 pub use explain::{Explanation, FileReason, FileSummary, Question, RuleSummary, Step, Verdict, explain};
 pub use facts::{Approved, Identity, RepoFacts};
 pub use files::FileVerdict;
-pub use front_matter::license_of;
+pub use front_matter::{README_BYTES, kept_front_matter, license_of};
 pub use handle::{PolicyHandle, Reload, today};
 pub use license::{Claim, LicenseClaims, LicenseFound, LicenseSource};
 pub use license_id::LicenseId;

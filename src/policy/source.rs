@@ -151,14 +151,9 @@ impl Source {
 
     pub(super) fn allowed_license(&self, id: &Spanned<String>) -> Result<LicenseId, LoadError> {
         let license = LicenseId::new(id.get_ref());
-        let (problem, remedy) = match license.as_str() {
-            "" | "other:" => ("not a licence", "write an id such as apache-2.0"),
-            "other" => {
-                ("names no licence: every custom one is called so", "write other:NAME, or license.accept in one rule")
-            }
-            "unknown" => ("names no licence", "write unknown = \"allow\" if that is meant"),
-            _ => return Ok(license),
-        };
-        Err(self.error(id.span(), "licenses.allow", problem, remedy))
+        match license.may_be_allowed() {
+            Ok(()) => Ok(license),
+            Err(mistake) => Err(self.error(id.span(), "licenses.allow", &mistake.problem, &mistake.remedy)),
+        }
     }
 }

@@ -24,9 +24,6 @@ use crate::hub::{
 /// The largest answer that is read whole: the info of a repo of 300,000 files is about half of it.
 const ANSWER_LIMIT: usize = 64 << 20;
 
-/// As much of a README as is read: its front matter is at its start.
-const README_LIMIT: usize = 1 << 20;
-
 /// Paths in one paths-info request.
 const PATHS_PER_REQUEST: usize = 500;
 
@@ -185,11 +182,11 @@ impl Upstream {
         Ok(InHistory::No)
     }
 
-    /// `README.md` at a commit, its first MiB; `None` where the commit has none.
-    pub async fn readme(&self, repo: &Repo, commit: Commit, purpose: Purpose) -> Result<Option<Bytes>> {
+    /// `README.md` at a commit, its first `limit` bytes; `None` where the commit has none.
+    pub async fn readme(&self, repo: &Repo, commit: Commit, limit: usize, purpose: Purpose) -> Result<Option<Bytes>> {
         let path = "README.md".parse().map_err(|error: crate::hub::ParseError| Error::malformed(error.to_string()))?;
         let route = HubRoute::Resolve { repo: repo.clone(), revision: commit.into(), path };
-        match self.fetch(&self.question(&route, purpose)?, Limit::Start(README_LIMIT)).await {
+        match self.fetch(&self.question(&route, purpose)?, Limit::Start(limit)).await {
             Ok(fetched) => Ok(Some(fetched.body)),
             Err(error) if error.kind == ErrorKind::EntryNotFound => Ok(None),
             Err(error) => Err(error),

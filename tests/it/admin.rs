@@ -547,22 +547,53 @@ async fn what_is_stored_can_be_listed_and_searched() {
     gate.stop().await;
 }
 
+/// Operators' side over a store that can be made to fail.
+struct Desk {
+    admin: Admin,
+    policy: std::sync::Arc<PolicyHandle>,
+    store: std::sync::Arc<FaultyStore>,
+    _dir: tempfile::TempDir,
+}
+
+impl Desk {
+    async fn open(config: &ApprovalsConfig) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("policy")).unwrap();
+        std::fs::write(dir.path().join("policy/policy.toml"), REVIEWED).unwrap();
+        let mut at = hubgate::store::StoreConfig::default();
+        at.local.path = dir.path().join("store");
+        let local = hubgate::store::build(&at, &hubgate::store::SpoolConfig::default(), "test").await.unwrap();
+        let store = FaultyStore::over(local);
+        let policy = std::sync::Arc::new(PolicyHandle::open(dir.path().join("policy"), EnvLists::default()).unwrap());
+        let tasks = tokio_util::task::TaskTracker::new();
+        let stop = tokio_util::sync::CancellationToken::new();
+        let manifest = Manifest::start(store.clone(), WriterId::new(), &tasks, stop);
+        let admin = Admin::new(config, store.clone(), policy.clone(), manifest, "hub.test", &tasks);
+        Self { admin, policy, store, _dir: dir }
+    }
+}
+
+#[tokio::test]
+async fn a_store_that_goes_away_later_is_named_with_approvals_off_too() {
+    let Desk { admin, store, .. } = Desk::open(&ApprovalsConfig::default()).await;
+    admin.refresh().await.unwrap();
+    assert!(admin.degraded().is_empty());
+    store.fail(Op::List, u32::MAX, ErrorKind::Unreachable);
+    admin.refresh().await.unwrap_err();
+    let degraded = admin.degraded();
+    assert!(degraded.len() == 1 && degraded[0].contains("what was known holds"), "{degraded:?}");
+    assert!(admin.is_read(), "what was known is served");
+    store.fail(Op::List, 0, ErrorKind::Unreachable);
+    admin.refresh().await.unwrap();
+    assert!(admin.degraded().is_empty());
+    tokio::time::pause();
+    tokio::time::advance(std::time::Duration::from_secs(31)).await;
+    assert!(admin.degraded()[0].contains("has not been read for a while"), "a look that hangs");
+}
+
 #[tokio::test]
 async fn approvals_that_cannot_be_read_for_a_minute_do_not_count_and_withdrawals_hold() {
-    let dir = tempfile::tempdir().unwrap();
-    std::fs::create_dir(dir.path().join("policy")).unwrap();
-    std::fs::write(dir.path().join("policy/policy.toml"), REVIEWED).unwrap();
-    let mut config = hubgate::store::StoreConfig::default();
-    config.local.path = dir.path().join("store");
-    let local = hubgate::store::build(&config, &hubgate::store::SpoolConfig::default(), "test").await.unwrap();
-    let store = FaultyStore::over(local);
-    let policy = PolicyHandle::open(dir.path().join("policy"), EnvLists::default()).unwrap();
-    let policy = std::sync::Arc::new(policy);
-    let tasks = tokio_util::task::TaskTracker::new();
-    let stop = tokio_util::sync::CancellationToken::new();
-    let manifest = Manifest::start(store.clone(), WriterId::new(), &tasks, stop.clone());
-    let config = ApprovalsConfig { enabled: true };
-    let admin = Admin::new(&config, store.clone(), policy.clone(), manifest, "hub.test", &tasks);
+    let Desk { admin, policy, store, _dir } = Desk::open(&ApprovalsConfig { enabled: true }).await;
     assert!(!admin.is_read());
     admin.refresh().await.unwrap();
     assert!(admin.is_read());
@@ -596,7 +627,6 @@ async fn approvals_that_cannot_be_read_for_a_minute_do_not_count_and_withdrawals
     admin.refresh().await.unwrap();
     assert!(allowed("acme/tiny") && !allowed("acme/copy"));
     assert!(admin.degraded().is_empty());
-    stop.cancel();
 }
 
 #[tokio::test(flavor = "multi_thread")]

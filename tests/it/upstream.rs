@@ -168,9 +168,9 @@ async fn paths_refs_history_and_readme_are_read() {
         assert_eq!(answer, expected, "{known}");
     }
 
-    let readme = upstream.readme(&tiny, of, Client).await.unwrap().unwrap();
+    let readme = upstream.readme(&tiny, of, 1 << 20, Client).await.unwrap().unwrap();
     assert_eq!(readme, hub.bytes("acme/tiny", "main", "README.md"));
-    let none = upstream.readme(&repo("acme/no-readme"), commit(&hub, "acme/no-readme"), Client).await.unwrap();
+    let none = upstream.readme(&repo("acme/no-readme"), commit(&hub, "acme/no-readme"), 1 << 20, Client).await.unwrap();
     assert_eq!(none, None);
 }
 

@@ -13,9 +13,6 @@ use crate::{
 /// A tree of more nodes than this counts as large: only few are gathered in memory at once.
 const LARGE_TREE_NODES: usize = 50_000;
 
-/// What a README's front matter may have, in bytes.
-const MAX_FRONT_MATTER_BYTES: usize = 256 * 1024;
-
 /// Why a commit was not learned.
 #[derive(Debug, Clone, thiserror::Error)]
 pub(crate) enum BadSnapshot {
@@ -101,21 +98,6 @@ fn check(nodes: &[TreeNode], siblings: Option<&[String]>) -> Result<(), String> 
     Ok(())
 }
 
-/// A README's front matter with its `---` lines, which is all of it that policy reads.
-pub(crate) fn readme_front_matter(readme: &[u8]) -> Option<String> {
-    let text = String::from_utf8_lossy(&readme[..readme.len().min(MAX_FRONT_MATTER_BYTES)]);
-    let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
-    let mut lines = text.split_inclusive('\n');
-    let mut end = lines.next().filter(|line| line.trim_end() == "---")?.len();
-    for line in lines {
-        end += line.len();
-        if line.trim_end() == "---" {
-            return Some(text[..end].to_owned());
-        }
-    }
-    None
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -143,13 +125,5 @@ mod tests {
         assert!(check(&[file("a"), file("a/b")], None).unwrap_err().contains("a file and a folder"));
         assert!(check(&[file("a")], Some(&names(&["a", "b"]))).unwrap_err().contains("the info names b"));
         assert!(check(&[file("a"), file("c")], Some(&names(&["a"]))).unwrap_err().contains("the tree names c"));
-    }
-
-    #[test]
-    fn front_matter_ends_at_its_closing_line() {
-        assert_eq!(readme_front_matter(b"---\nlicense: mit\n---\n# x").unwrap(), "---\nlicense: mit\n---\n");
-        assert_eq!(readme_front_matter(b"---\r\nlicense: mit\r\n---\r\n").unwrap(), "---\r\nlicense: mit\r\n---\r\n");
-        assert_eq!(readme_front_matter(b"# no front matter\n---\n"), None);
-        assert_eq!(readme_front_matter(b"---\nlicense: mit\n"), None, "never closed");
     }
 }

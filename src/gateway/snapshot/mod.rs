@@ -25,7 +25,7 @@ use crate::{
 
 pub use check::StoredSnapshots;
 pub(crate) use early::Early;
-pub(crate) use learn::{BadSnapshot, Bounds, gather, readme_front_matter};
+pub(crate) use learn::{BadSnapshot, Bounds, gather};
 pub(crate) use pieces::{Piece, TreeIndex};
 
 /// A larger facts file is nothing that we wrote.
@@ -42,7 +42,8 @@ pub(crate) struct Facts {
     pub(crate) looked_at: String,
     /// Upstream's info object without siblings and without anything of Xet.
     pub(crate) info: serde_json::Value,
-    /// The README's front matter at this commit, with its `---` lines; `None` where it has none.
+    /// What policy keeps of the README at this commit ([`crate::policy::kept_front_matter`]): its front matter, or why
+    /// that can't be read; `None` where it has none.
     pub(crate) front_matter: Option<String>,
 }
 

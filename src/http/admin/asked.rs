@@ -11,7 +11,7 @@ use tokio::time::timeout;
 
 use super::Problem;
 use crate::{
-    admin::Id,
+    admin::{self, Id},
     hub::{Repo, RepoKind},
 };
 
@@ -19,8 +19,6 @@ use crate::{
 const LARGEST_BODY: usize = 64 * 1024;
 /// How long it may take to arrive.
 const BODY_WITHIN: Duration = Duration::from_secs(10);
-/// Longest reason or other text of a person's, in characters.
-const LONGEST_TEXT: usize = 1000;
 
 /// A JSON body.
 pub(in crate::http) struct Asked<T>(pub(in crate::http) T);
@@ -76,23 +74,9 @@ pub(in crate::http) fn id(text: &str) -> Result<Id, Problem> {
     text.parse().map_err(Problem::NotFound)
 }
 
-/// A text that somebody wrote, for others to read: not empty, of one line, without control characters.
+/// A text that somebody wrote, for others to read.
 pub(in crate::http) fn text(field: &str, text: &str) -> Result<String, Problem> {
-    let text = text.trim();
-    if text.is_empty() {
-        return Err(Problem::Invalid(format!("{field}: write one line that others will understand")));
-    }
-    if text.chars().count() > LONGEST_TEXT || text.contains(|c: char| c.is_control() || is_direction(c)) {
-        return Err(Problem::Invalid(format!(
-            "{field}: write one line of at most {LONGEST_TEXT} characters, without control characters"
-        )));
-    }
-    Ok(text.to_owned())
-}
-
-/// Characters that turn the order of text around, so that a log shows another text than was written.
-fn is_direction(c: char) -> bool {
-    matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{2028}' | '\u{2029}')
+    Ok(admin::line(field, text)?)
 }
 
 /// A day or a time: `2026-11-24` or `2026-11-24T06:00:00Z`.
