@@ -249,7 +249,8 @@ fn withdrawal_key(id: &Id) -> String {
 async fn a_decision_that_cannot_be_read_keeps_nobody_from_learning_the_others() {
     let store = MemoryStore::new();
     let (one, other) = (Desk::over(&store).await, Desk::over(&store).await);
-    let key = withdrawal_key(&Id::new(OffsetDateTime::now_utc()));
+    let id = Id::new(OffsetDateTime::now_utc());
+    let key = withdrawal_key(&id);
     for (body, why) in [(vec![b' '; 65 * 1024], "more than 65536 bytes"), (b"{".to_vec(), "EOF")] {
         store.plant(&key, body);
         other.admin.refresh().await.unwrap();
@@ -267,7 +268,7 @@ async fn a_decision_that_cannot_be_read_keeps_nobody_from_learning_the_others() 
     assert!(!other.allows("org/bad") && other.allows("org/good"));
     // Mended in its place.
     let mended = Target::Repo { repo: "org/good".parse().unwrap() };
-    store.plant(&key, serde_json::to_vec(&Withdrawal { target: mended, ..shown.withdrawal }).unwrap());
+    store.plant(&key, serde_json::to_vec(&Withdrawal { id, target: mended, ..shown.withdrawal }).unwrap());
     other.admin.refresh().await.unwrap();
     assert!(!other.allows("org/good") && other.admin.degraded().is_empty());
 }

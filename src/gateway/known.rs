@@ -157,6 +157,7 @@ impl Gateway {
                 looked_at: OffsetDateTime::now_utc().format(&Rfc3339).unwrap_or_default(),
                 info: info.facts.clone(),
                 front_matter: readme.as_deref().and_then(kept_front_matter),
+                tree: None,
             }),
             siblings: siblings.map(|list| list.iter().map(|sibling| sibling.rfilename.clone()).collect()),
         });

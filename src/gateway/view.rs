@@ -34,9 +34,9 @@ pub(super) struct Question<'a> {
     pub(super) today: Date,
 }
 
-/// Under which policy, on which day, of which repo as asked and as upstream calls it now, at which commit, and
-/// whether the whole tree was at hand.
-pub(super) type VerdictKey = (Sha256, Date, Repo, Repo, Commit, bool);
+/// Under which policy, on which day, of which repo as asked and as upstream calls it now, at which commit, by the facts
+/// of which look, and whether the whole tree was at hand.
+pub(super) type VerdictKey = (Sha256, Date, Repo, Repo, Commit, String, bool);
 
 /// A commit as it was asked, and the day.
 pub(super) type ViewKey = (Repo, Commit, Date);
@@ -134,7 +134,8 @@ impl Gateway {
     ) -> Result<Arc<Grant>> {
         let whole = matches!(known, Known::Whole(_));
         let (policy, asked, canonical) = (question.policy.digest(), question.asked.clone(), resolved.repo.clone());
-        let name = (policy, question.today, asked, canonical, resolved.commit, whole);
+        let looked_at = known.facts().looked_at.clone();
+        let name = (policy, question.today, asked, canonical, resolved.commit, looked_at, whole);
         let verdict = match self.verdicts.get(&name).await {
             Some(verdict) => verdict,
             None => {

@@ -158,7 +158,7 @@ mod tests {
     #[test]
     fn what_is_kept_says_the_same_as_the_readme_and_fits_what_is_fetched() {
         let with = |yaml: usize| format!("---\nx: {}\nlicense: mit\n---\n# Title\n", "y".repeat(yaml)).into_bytes();
-        let fits = MAX_BYTES - b"---\nx: \nlicense: mit\n---\n".len();
+        let fits = README_BYTES - b"---\nx: \nlicense: mit\n---\n".len();
         let cases = [
             (b"\n---\nlicense: mit\n---\n".to_vec(), "a leading blank line"),
             (b"\xef\xbb\xbf\r\n --- \r\nlicense: mit\r\n---".to_vec(), "none of the usual"),

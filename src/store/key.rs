@@ -37,7 +37,7 @@ impl Key {
         Self(format!("oids/{}/{oid}", of_repo(repo)))
     }
 
-    /// One part of a commit's snapshot: `facts.json`, `tree.json`, `tree/00000.jsonl`, `commits.json`, or
+    /// One part of a commit's snapshot: `facts.json`, `tree/<digest>.json`, `tree/<digest>/00000.jsonl`, `commits.json`, or
     /// `early.json` without it.
     pub fn snapshot(repo: &Repo, commit: Commit, part: &str) -> Self {
         Self(format!("snapshots/{}/{commit}/{part}", of_repo(repo)))

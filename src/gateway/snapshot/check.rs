@@ -8,7 +8,7 @@ use serde::de::DeserializeOwned;
 
 use super::{Facts, MAX_FACTS_BYTES, Piece, TreeIndex, early::Stored};
 use crate::{
-    hub::{Commit, Repo},
+    hub::{Commit, Repo, Sha256},
     manifest::verify::{SnapshotItem, SnapshotReader},
     store::{self, Key, Result, Store},
 };
@@ -19,6 +19,8 @@ pub struct StoredSnapshots;
 
 /// Where reading has come to in one snapshot.
 struct Reading {
+    /// The tree's digest, by which its objects are named.
+    tree: Option<Sha256>,
     index: TreeIndex,
     piece: usize,
     /// Files and folders met so far.
@@ -30,7 +32,7 @@ impl SnapshotReader for StoredSnapshots {
         let items = async move {
             Ok::<_, store::Error>(match whole(store, repo, commit).await? {
                 Ok(None) => stream::empty().boxed(),
-                Ok(Some(index)) => pieces(store, repo, commit, index),
+                Ok(Some((tree, index))) => pieces(store, repo, commit, tree, index),
                 Err(problem) => stream::iter([Ok(SnapshotItem::Problem(problem))]).boxed(),
             })
         };
@@ -43,9 +45,10 @@ fn pieces<'a>(
     store: &'a dyn Store,
     repo: &'a Repo,
     commit: Commit,
+    tree: Option<Sha256>,
     index: TreeIndex,
 ) -> BoxStream<'a, Result<SnapshotItem>> {
-    let start = Reading { index, piece: 0, met: (0, 0) };
+    let start = Reading { tree, index, piece: 0, met: (0, 0) };
     stream::try_unfold(Some(start), move |reading| async move {
         let Some(reading) = reading else { return Ok(None) };
         next_items(store, repo, commit, reading).await.map(Some)
@@ -55,13 +58,13 @@ fn pieces<'a>(
     .boxed()
 }
 
-/// The index of a snapshot, or what is wrong with it. Facts are written last: without them a crash came
+/// The tree's digest and index of a snapshot, or what is wrong with it. Facts are written last: without them a crash came
 /// first, and the snapshot will be learned anew.
 async fn whole(
     store: &dyn Store,
     repo: &Repo,
     commit: Commit,
-) -> Result<std::result::Result<Option<TreeIndex>, String>> {
+) -> Result<std::result::Result<Option<(Option<Sha256>, TreeIndex)>, String>> {
     let facts: Facts = match part(store, repo, commit, "facts.json").await? {
         Ok(Some(facts)) => facts,
         // Facts alone name no file.
@@ -77,9 +80,11 @@ async fn whole(
     if let Err(problem) = is_of(&facts, repo, commit, "facts.json") {
         return Ok(Err(problem));
     }
-    Ok(part(store, repo, commit, "tree.json")
-        .await?
-        .and_then(|index| index.map(Some).ok_or_else(|| "tree.json is missing although facts.json is there".into())))
+    let name = TreeIndex::name(facts.tree);
+    Ok(part(store, repo, commit, &name).await?.and_then(|index| match index {
+        Some(index) => Ok(Some((facts.tree, index))),
+        None => Err(format!("{name} is missing although facts.json is there")),
+    }))
 }
 
 fn is_of(facts: &Facts, repo: &Repo, commit: Commit, part: &str) -> std::result::Result<(), String> {
@@ -107,9 +112,9 @@ async fn next_items(
         }
         return Ok((Vec::new(), None));
     }
-    let name = TreeIndex::part(reading.piece);
+    let name = TreeIndex::part(reading.tree, reading.piece);
     let Some(body) = store.get(&Key::snapshot(repo, commit, &name), MAX_FACTS_BYTES).await? else {
-        return problem(format!("{name} is missing although tree.json names it"));
+        return problem(format!("{name} is missing although the index names it"));
     };
     let piece = match Piece::from_lines(&body) {
         Ok(piece) => piece,
@@ -117,7 +122,7 @@ async fn next_items(
     };
     let misplaced = piece.nodes.iter().any(|node| reading.index.piece_of(&node.path) != Some(reading.piece));
     if misplaced || !piece.nodes.is_sorted_by(|a, b| a.path < b.path) {
-        return problem(format!("{name} does not hold what tree.json says, in the order of paths"));
+        return problem(format!("{name} does not hold what the index says, in the order of paths"));
     }
     let folders = piece.nodes.iter().filter(|node| node.folder).count();
     reading.met.0 += piece.nodes.len() - folders;
@@ -163,6 +168,7 @@ mod tests {
             looked_at: "2026-11-24T06:00:00Z".into(),
             info: serde_json::json!({}),
             front_matter: None,
+            tree: None,
         };
         let node = |n: usize| TreeNode {
             path: if n == 0 { "dir".into() } else { format!("dir/{n:05}") }.parse().unwrap(),
@@ -215,28 +221,33 @@ mod tests {
 
     #[tokio::test]
     async fn whatever_part_is_gone_or_changed_is_a_problem() {
-        let part = |repo: &Repo, commit, name: &str| Key::snapshot(repo, commit, name).to_string();
-        for (name, said) in [("tree.json", "tree.json is missing"), ("tree/00001.jsonl", "tree/00001.jsonl is missing")]
-        {
+        // The digest in the names of the tree's objects is written here as `*`.
+        let part = |store: &MemoryStore, repo: &Repo, commit, name: &str| {
+            let facts = store.object(Key::snapshot(repo, commit, "facts.json").as_str());
+            let tree = serde_json::from_slice::<Facts>(&facts).unwrap().tree.unwrap().to_string();
+            (Key::snapshot(repo, commit, &name.replace('*', &tree)).to_string(), tree)
+        };
+        for (name, said) in [("tree/*.json", "tree/*.json is missing"), ("tree/*/00001.jsonl", "tree/*/00001.jsonl is missing")] {
             let (store, repo, commit) = stored().await;
-            store.uproot(&part(&repo, commit, name));
+            let (key, tree) = part(&store, &repo, commit, name);
+            store.uproot(&key);
             let problem = read(&store, &repo, commit).await.1.unwrap();
-            assert!(problem.starts_with(said), "{problem}");
+            assert!(problem.starts_with(&said.replace('*', &tree)), "{problem}");
         }
         for (name, from, to, said) in [
             ("facts.json", "org/name", "org/other", "facts.json is that of org/other"),
             ("facts.json", "{", "", "facts.json: "),
-            ("tree.json", ":5000", ":4999", "tree.json counts 4999 files"),
-            ("tree/00000.jsonl", "dir/00007", "dir/70000", "tree/00000.jsonl does not hold"),
-            ("tree/00001.jsonl", "{", "", "tree/00001.jsonl: "),
+            ("tree/*.json", ":5000", ":4999", "its index counts 4999 files"),
+            ("tree/*/00000.jsonl", "dir/00007", "dir/70000", "tree/*/00000.jsonl does not hold"),
+            ("tree/*/00001.jsonl", "{", "", "tree/*/00001.jsonl: "),
         ] {
             let (store, repo, commit) = stored().await;
-            let key = part(&repo, commit, name);
+            let (key, tree) = part(&store, &repo, commit, name);
             let text = String::from_utf8(store.object(&key).to_vec()).unwrap();
             assert!(text.contains(from), "{text:.200}");
             store.plant(&key, text.replacen(from, to, 1));
             let problem = read(&store, &repo, commit).await.1.unwrap();
-            assert!(problem.starts_with(said), "{name}: {problem}");
+            assert!(problem.starts_with(&said.replace('*', &tree)), "{name}: {problem}");
         }
     }
 }

@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::hub::{RepoPath, TreeEntry, TreeNode};
+use crate::hub::{RepoPath, Sha256, TreeEntry, TreeNode};
 
 /// How many nodes a piece holds.
 const PIECE_NODES: usize = 4096;
@@ -25,6 +25,12 @@ pub(crate) struct Piece {
     pub(crate) nodes: Vec<TreeNode>,
 }
 
+/// What a tree's objects are named by: equal trees have equal digests.
+pub(super) fn digest(pieces: &[Piece]) -> Sha256 {
+    let digests: Vec<u8> = pieces.iter().flat_map(|piece| *Sha256::of(&piece.to_lines()).as_bytes()).collect();
+    Sha256::of(&digests)
+}
+
 impl TreeIndex {
     /// Sorts nodes and cuts them into pieces.
     pub(super) fn split(mut nodes: Vec<TreeNode>) -> (Self, Vec<Piece>) {
@@ -41,9 +47,17 @@ impl TreeIndex {
         }
     }
 
-    /// The name of a piece within its snapshot.
-    pub(super) fn part(number: usize) -> String {
-        format!("tree/{number:05}.jsonl")
+    /// The name of the index of a tree within its snapshot; `tree` is the tree's [`digest`].
+    pub(super) fn name(tree: Option<Sha256>) -> String {
+        tree.map_or_else(|| "tree.json".into(), |tree| format!("tree/{tree}.json"))
+    }
+
+    /// The name of a piece of that tree.
+    pub(super) fn part(tree: Option<Sha256>, number: usize) -> String {
+        match tree {
+            Some(tree) => format!("tree/{tree}/{number:05}.jsonl"),
+            None => format!("tree/{number:05}.jsonl"),
+        }
     }
 
     /// How many pieces there are.
