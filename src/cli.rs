@@ -197,34 +197,35 @@ impl Cli {
         if let Command::Token(command) = &self.command {
             return token::run(command);
         }
-        // Asks another process, whose configuration counts.
-        if let Command::Preseed(args) = &self.command {
-            return preseed::run(args);
-        }
         let mut flags = self.sources.set;
         if let Command::Serve(ServeArgs { listen: Some(listen) }) = &self.command {
             flags.push(("server.listen".into(), listen.clone()));
         }
-        let loaded = config::load(&Sources::of_process(self.sources.config, flags)?)?;
+        let sources = Sources::of_process(self.sources.config, flags)?;
+        // Asks another process, whose configuration counts.
+        if let Command::Preseed(args) = &self.command {
+            return preseed::run(&sources, args);
+        }
+        let loaded = config::load(&sources)?;
         match self.command {
             Command::Serve(_) => serve(&loaded),
             Command::CheckConfig => check_config(&loaded),
             Command::Healthcheck(args) => healthcheck::run(&loaded, &args),
             Command::Sync(args) => sync::run(&loaded, &args),
             Command::Lock(args) => lock::run(&loaded, &args),
-            Command::Preseed(args) => preseed::run(&args),
+            Command::Preseed(args) => preseed::run(&sources, &args),
             Command::Policy(command) => policy::run(&loaded, &command),
             Command::Manifest(command) => manifest::run(&loaded, &command),
             Command::Verify(args) => store::verify(&loaded, &args),
             Command::Gc(args) => gc::run(&loaded, &args),
             Command::Publish(args) => publish::run(&loaded, &args),
             Command::Snapshot(command) => store::snapshot(&loaded, &command),
-            Command::Requests(args) => admin::requests(&loaded, &args),
-            Command::Inspect(args) => review::inspect(&args),
-            Command::Approve(args) => review::approve(&args),
-            Command::Reject(args) => review::reject(&args),
-            Command::Revoke(args) => review::revoke(&args),
-            Command::Withdraw(args) => admin::withdraw(&loaded, &args),
+            Command::Requests(args) => admin::requests(&loaded, &sources, &args),
+            Command::Inspect(args) => review::inspect(&sources, &args),
+            Command::Approve(args) => review::approve(&sources, &args),
+            Command::Reject(args) => review::reject(&sources, &args),
+            Command::Revoke(args) => review::revoke(&sources, &args),
+            Command::Withdraw(args) => admin::withdraw(&loaded, &sources, &args),
             Command::Token(command) => token::run(&command),
         }
     }

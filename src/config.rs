@@ -102,6 +102,11 @@ impl Sources {
         }
         Ok(Self { file, environment, flags })
     }
+
+    /// A variable of the environment or of `.env`; an empty one is as none.
+    pub fn variable(&self, name: &str) -> Option<&str> {
+        environment::variable(&self.environment, name)
+    }
 }
 
 /// A configuration, and where it came from.
@@ -141,7 +146,8 @@ pub fn load(sources: &Sources) -> Result<Loaded, ConfigError> {
     let config: Config = figment
         .extract_lossy()
         .map_err(|errors| ConfigError(errors.into_iter().map(|error| describe(&error)).collect()))?;
-    let problems = config.problems();
+    let mut problems = config.problems();
+    problems.extend(set_twice(&figment, &sources.environment));
     if !problems.is_empty() {
         return Err(ConfigError(problems));
     }
@@ -229,9 +235,6 @@ impl Config {
                 s3.bucket
             ));
         }
-        if s3.secret_key.is_some() && s3.secret_key_file.is_some() {
-            return Err("store.s3.secret_key and store.s3.secret_key_file: set one of them".into());
-        }
         if s3.access_key.is_some() != (s3.secret_key.is_some() || s3.secret_key_file.is_some()) {
             return Err("store.s3.access_key and its secret_key or secret_key_file: set both, or neither for the \
                         AWS SDK's usual chain"
@@ -263,6 +266,22 @@ impl Config {
             own.join("/")
         ))
     }
+}
+
+/// Secrets that are given as a value and as a file, with where each of the two comes from.
+fn set_twice(figment: &Figment, variables: &BTreeMap<String, String>) -> Vec<String> {
+    let pairs = ["upstream.token", "upstream.proxy_password", "store.s3.secret_key"].into_iter();
+    let set = pairs.map(|key| (key, format!("{key}_file"))).filter_map(|(key, file_key)| {
+        let values = (figment.find_value(key).ok()?, figment.find_value(&file_key).ok()?);
+        let from = |key: &str, value: &figment::value::Value| match figment.get_metadata(value.tag()) {
+            Some(metadata) if metadata.name == environment::SOURCE => environment::set_by(variables, key),
+            Some(metadata) => metadata.name.to_string(),
+            None => "the defaults".into(),
+        };
+        let (value_from, file_from) = (from(key, &values.0), from(&file_key, &values.1));
+        Some(format!("{key} (from {value_from}) and {file_key} (from {file_from}): set one of them"))
+    });
+    set.collect()
 }
 
 /// Whether some S3 server has buckets of such a name: AWS's rules, with the capitals and underscores of old ones. An

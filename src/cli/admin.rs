@@ -11,7 +11,7 @@ use super::{Done, Failure, remote::RemoteArgs, with_core};
 use crate::{
     admin::{self, Actor, Id, Target, WithdrawalShown},
     app::Core,
-    config::Loaded,
+    config::{Loaded, Sources},
     hub::{Repo, Sha256},
 };
 
@@ -78,9 +78,9 @@ fn failed(error: admin::Error) -> Failure {
     Failure::Failed(error.into())
 }
 
-pub(super) fn requests(loaded: &Loaded, args: &RequestsArgs) -> Done {
+pub(super) fn requests(loaded: &Loaded, sources: &Sources, args: &RequestsArgs) -> Done {
     let state = if args.all { "all" } else { "waiting" };
-    if let Some(remote) = args.remote.remote()? {
+    if let Some(remote) = args.remote.remote(sources)? {
         let asked = super::runtime()?.block_on(remote.ask(Method::GET, &format!("/requests?state={state}"), None))?;
         return print_requests(&asked, args.json);
     }
@@ -113,8 +113,8 @@ fn print_requests(found: &Value, json: bool) -> Done {
     Ok(())
 }
 
-pub(super) fn withdraw(loaded: &Loaded, args: &WithdrawArgs) -> Done {
-    if let Some(remote) = args.remote.remote()? {
+pub(super) fn withdraw(loaded: &Loaded, sources: &Sources, args: &WithdrawArgs) -> Done {
+    if let Some(remote) = args.remote.remote(sources)? {
         let (method, path, body) = args.as_request();
         let answer = super::runtime()?.block_on(remote.ask(method, &path, body.as_ref()))?;
         return print_withdrawals(&answer, args.json);

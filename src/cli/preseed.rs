@@ -21,7 +21,7 @@ use super::{
     remote::{Remote, RemoteArgs},
     runtime,
 };
-use crate::{gateway::References, policy::Selection};
+use crate::{config::Sources, gateway::References, policy::Selection};
 
 /// How often the job is looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -89,9 +89,9 @@ struct File {
 }
 
 /// Exit code 1 if it failed or was refused or cancelled.
-pub(super) fn run(args: &PreseedArgs) -> Done {
+pub(super) fn run(sources: &Sources, args: &PreseedArgs) -> Done {
     Selection::new(args.include.clone(), args.exclude.clone()).map_err(|error| Failure::Setup(format!("--{error}")))?;
-    let remote = args.remote.required()?;
+    let remote = args.remote.required(sources)?;
     runtime()?.block_on(async {
         let name = format!("{}@{}", args.repo.repo, args.repo.revision);
         let wish = json!({

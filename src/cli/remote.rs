@@ -17,6 +17,7 @@ use tokio::{
 use url::Url;
 
 use super::Failure;
+use crate::config::Sources;
 
 /// How long one answer may take.
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -45,13 +46,10 @@ pub(super) struct Remote {
     ca_file: Option<PathBuf>,
 }
 
-fn variable(name: &str) -> Option<String> {
-    std::env::var(name).ok().filter(|value| !value.trim().is_empty())
-}
-
 impl RemoteArgs {
-    /// The gateway that was named, if one was.
-    pub(super) fn remote(&self) -> Result<Option<Remote>, Failure> {
+    /// The gateway that was named, if one was: by a flag, the environment or `.env`.
+    pub(super) fn remote(&self, sources: &Sources) -> Result<Option<Remote>, Failure> {
+        let variable = |name| sources.variable(name);
         let setup = |error: String| Failure::Setup(error);
         let url = match (&self.url, variable("HUBGATE_ADMIN_URL")) {
             (Some(url), _) => url.clone(),
@@ -70,7 +68,7 @@ impl RemoteArgs {
         };
         let token = match (named, variable("HUBGATE_ADMIN_TOKEN"), variable("HUBGATE_ADMIN_TOKEN_FILE")) {
             (Some(path), ..) => from_file(path)?,
-            (None, Some(token), _) => token,
+            (None, Some(token), _) => token.to_owned(),
             (None, None, Some(path)) => from_file(path.into())?,
             (None, None, None) => {
                 return Err(setup("the admin token: set HUBGATE_ADMIN_TOKEN or give --token-file".into()));
@@ -81,8 +79,8 @@ impl RemoteArgs {
     }
 
     /// The same, where there must be one.
-    pub(super) fn required(&self) -> Result<Remote, Failure> {
-        self.remote()?.ok_or_else(|| Failure::Setup("name a running gateway: --url or HUBGATE_ADMIN_URL".into()))
+    pub(super) fn required(&self, sources: &Sources) -> Result<Remote, Failure> {
+        self.remote(sources)?.ok_or_else(|| Failure::Setup("name a running gateway: --url or HUBGATE_ADMIN_URL".into()))
     }
 }
 

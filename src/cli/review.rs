@@ -17,6 +17,7 @@ use super::{
 };
 use crate::{
     admin::{Id, Proposal},
+    config::Sources,
     hub::{Commit, Repo},
     policy::LicenseId,
 };
@@ -103,8 +104,8 @@ fn day(text: &str) -> Result<Date, String> {
     Date::parse(text, format_description!("[year]-[month]-[day]")).map_err(|_| "write YYYY-MM-DD".into())
 }
 
-pub(super) fn inspect(args: &InspectArgs) -> Done {
-    let remote = args.remote.required()?;
+pub(super) fn inspect(sources: &Sources, args: &InspectArgs) -> Done {
+    let remote = args.remote.required(sources)?;
     let RepoAtRevision { repo, revision } = &args.repo;
     let body = json!({
         "repo": repo.id(), "kind": repo.kind(), "revision": revision.to_string(), "reason": args.reason,
@@ -147,7 +148,7 @@ fn claim(claim: &Value) -> String {
     claim["unreadable"].as_str().map_or_else(|| "none stated".into(), |why| format!("unreadable: {why}"))
 }
 
-pub(super) fn approve(args: &ApproveArgs) -> Done {
+pub(super) fn approve(sources: &Sources, args: &ApproveArgs) -> Done {
     if args.as_patch {
         let proposal = Proposal {
             repo: args.repo.clone(),
@@ -162,7 +163,7 @@ pub(super) fn approve(args: &ApproveArgs) -> Done {
         print!("{}", proposal.as_rule(args.repo.to_string(), &approved_by).to_toml());
         return Ok(());
     }
-    let remote = args.remote.required()?;
+    let remote = args.remote.required(sources)?;
     let body = json!({
         "repo": args.repo.id(),
         "kind": args.repo.kind(),
@@ -178,16 +179,16 @@ pub(super) fn approve(args: &ApproveArgs) -> Done {
     Ok(())
 }
 
-pub(super) fn reject(args: &RejectArgs) -> Done {
-    let remote = args.remote.required()?;
+pub(super) fn reject(sources: &Sources, args: &RejectArgs) -> Done {
+    let remote = args.remote.required(sources)?;
     let body = json!({ "repo": args.repo.id(), "kind": args.repo.kind(), "reason": args.reason });
     super::runtime()?.block_on(remote.ask(Method::POST, "/rejections", Some(&body)))?;
     println!("rejected: {}", args.repo);
     Ok(())
 }
 
-pub(super) fn revoke(args: &RevokeArgs) -> Done {
-    let remote = args.remote.required()?;
+pub(super) fn revoke(sources: &Sources, args: &RevokeArgs) -> Done {
+    let remote = args.remote.required(sources)?;
     let (method, path, body) = match &args.id {
         Some(id) => (Method::POST, format!("/approvals/{id}/revoke"), Some(json!({ "reason": args.reason }))),
         None => (Method::GET, "/approvals".into(), None),

@@ -65,7 +65,7 @@ fn shown(name: &str, value: &Value) -> String {
         return "\"(hidden)\"".into();
     }
     match value {
-        Value::String(_, text) => format!("{:?}", without_password(text)),
+        Value::String(_, text) => format!("{:?}", without_password(name, text)),
         Value::Char(_, c) => format!("{:?}", c.to_string()),
         Value::Bool(_, value) => value.to_string(),
         Value::Num(_, number) => number.to_i128().map_or_else(
@@ -83,10 +83,15 @@ fn shown(name: &str, value: &Value) -> String {
     }
 }
 
-/// A URL such as the proxy's may carry a user and a password.
-fn without_password(text: &str) -> String {
-    match text.split_once("://").and_then(|(scheme, rest)| Some((scheme, rest.split_once('@')?))) {
-        Some((scheme, (_, host))) => format!("{scheme}://(hidden)@{host}"),
+/// A URL such as the proxy's may carry a user and a password, with an `@` in it; and be written without its scheme.
+fn without_password(name: &str, text: &str) -> String {
+    let (scheme, rest) = match text.split_once("://") {
+        Some((scheme, rest)) => (format!("{scheme}://"), rest),
+        None if matches!(name, "proxy" | "endpoint" | "public_url") => (String::new(), text),
+        None => return text.to_owned(),
+    };
+    match rest.rsplit_once('@') {
+        Some((_, host)) => format!("{scheme}(hidden)@{host}"),
         None => text.to_owned(),
     }
 }

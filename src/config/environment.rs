@@ -57,6 +57,18 @@ pub(super) fn name_of(path: &[String]) -> String {
     format!("{PREFIX}{}", path.join("__").to_ascii_uppercase())
 }
 
+/// The variable that set a key: hubgate's own name for it, or the plain mirror's.
+pub(super) fn set_by(variables: &Variables, key: &str) -> String {
+    let own = name_of(&key.split('.').map(ToOwned::to_owned).collect::<Vec<_>>());
+    let plain = match key {
+        "upstream.token" => "HF_TOKEN",
+        "store.s3.secret_key" => "MINIO_SECRET_KEY",
+        _ => &own,
+    };
+    let name = if variable(variables, &own).is_some() { &own } else { plain };
+    format!("{name} of the environment or .env")
+}
+
 /// The plain mirror's names: what they imply (weaker than the file), and what they say.
 pub(super) fn mirror_names(variables: &Variables) -> (Dict, Dict) {
     let mut implied = Dict::new();

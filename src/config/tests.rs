@@ -73,7 +73,7 @@ fn environment_values_become_what_the_key_wants() {
         ("HUBGATE_LIMITS__BURST", "5"),
         (
             "HUBGATE_AUTH__CLIENTS",
-            "[{name=\"ci\", token_sha256=\"e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855\"}]",
+            "[{name=\"ci\", token_sha256=\"ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad\"}]",
         ),
         // What Kubernetes sets for a service named hubgate.
         ("HUBGATE_PORT", "tcp://10.0.0.1:8080"),
@@ -138,6 +138,10 @@ fn what_is_wrong_is_named_with_its_place_and_a_remedy() {
         ("[log]\nfilter = 'hubgate=loud'", "log.filter: \"hubgate=loud\": "),
         ("[auth]\nanonymous = false", "auth.anonymous: false serves nobody"),
         ("[auth]\nclients = [{ name = 'x' }]", "token_sha256 is missing"),
+        (
+            "[auth]\nadmins = [{ name = 'x', token_sha256 = 'e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855' }]",
+            "auth.admins: token_sha256 of \"x\" is that of an empty token",
+        ),
     ] {
         let text = problem(file, &[]);
         assert!(text.contains(says), "{file:?}: {text}");
@@ -146,6 +150,22 @@ fn what_is_wrong_is_named_with_its_place_and_a_remedy() {
     assert!(text.starts_with("HUBGATE_UPSTREAM__CONECTIONS: unknown key; [upstream] has endpoint,"), "{text}");
     let absent = Sources { file: Some("/nowhere/config.toml".into()), ..Sources::default() };
     assert!(load(&absent).unwrap_err().to_string().starts_with("/nowhere/config.toml: "));
+}
+
+#[test]
+fn a_secret_that_is_set_twice_is_named_with_both_its_places() {
+    let token = problem("[upstream]\ntoken_file = '/run/token'", &[("HF_TOKEN", "hush")]);
+    let expected = "upstream.token (from HF_TOKEN of the environment or .env) and upstream.token_file (from config.toml): \
+                    set one of them";
+    assert_eq!(token, expected);
+    let file = "[store]\nkind = 's3'\n[store.s3]\nbucket = 'models'\naccess_key = 'a'\nsecret_key = 'hush'";
+    let key = problem(file, &[("HUBGATE_STORE__S3__SECRET_KEY_FILE", "/run/key")]);
+    assert!(
+        key.contains("(from config.toml) and store.s3.secret_key_file (from HUBGATE_STORE__S3__SECRET_KEY_FILE of")
+    );
+    let password = [("HUBGATE_UPSTREAM__PROXY_PASSWORD", "hush"), ("HUBGATE_UPSTREAM__PROXY_PASSWORD_FILE", "/x")];
+    let text = problem("", &password);
+    assert!(text.contains("(from HUBGATE_UPSTREAM__PROXY_PASSWORD of") && !text.contains("hush"), "{text}");
 }
 
 #[test]
@@ -162,6 +182,13 @@ fn no_secret_is_ever_shown() {
         assert!(!text.contains(secret), "{text}");
     }
     let variables = [("HF_TOKEN", secret), ("HUBGATE_UPSTREAM__PROXY", "http://me:hush-hush@proxy:3128")];
+    for (proxy, shows) in [
+        ("http://me:hush@hush-hush@proxy:3128", "proxy = \"http://(hidden)@proxy:3128\""),
+        ("me:hush-hush@proxy:3128", "proxy = \"(hidden)@proxy:3128\""),
+    ] {
+        let shown = loaded("", &[("HUBGATE_UPSTREAM__PROXY", proxy)], &[]).effective();
+        assert!(shown.contains(shows) && !shown.contains("hush"), "{shown}");
+    }
     let shown = loaded("[store.s3]\nsecret_key = 'hush-hush'\naccess_key = 'a'", &variables, &[]);
     assert!(!shown.effective().contains(secret), "{}", shown.effective());
     assert!(!format!("{:?}", shown.config).contains("secret_key: Some(hush"), "{:?}", shown.config);

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use crate::{
     hub::{Commit, Repo, RepoPath, Revision, Sha256},
-    policy::DenialKind,
+    policy::{Denial, DenialKind},
 };
 
 /// A policy's no, ready to be shown.
@@ -19,6 +19,11 @@ pub struct Refusal {
 }
 
 impl Refusal {
+    /// Policy's, with whom to ask.
+    pub(super) fn of_policy(denial: &Denial, contact: Option<&str>) -> Self {
+        Self { text: denial.message(contact), rule: denial.rule().map(ToOwned::to_owned), kind: Some(denial.kind()) }
+    }
+
     /// One that is no rule's.
     pub fn of_ours(text: String) -> Self {
         Self { text, rule: None, kind: None }

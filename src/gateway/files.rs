@@ -271,6 +271,7 @@ impl Gateway {
             verified_only: file.grant.approved.rule.ranges == Ranges::Verified,
             policy: file.grant.policy.clone(),
             rule: file.grant.approved.rule.clone(),
+            contact: self.config.contact.clone(),
             record,
             origin: Arc::new(HubFile::new(origin_file.for_purpose(asker.purpose()))),
             asked_by,
@@ -280,11 +281,7 @@ impl Gateway {
 
     /// A policy's no, with whom to ask.
     pub(super) fn refusal(&self, denial: &crate::policy::Denial) -> Refusal {
-        Refusal {
-            text: denial.message(self.config.contact.as_deref()),
-            rule: denial.rule().map(ToOwned::to_owned),
-            kind: Some(denial.kind()),
-        }
+        Refusal::of_policy(denial, self.config.contact.as_deref())
     }
 
     /// The same as an error.

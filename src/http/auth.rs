@@ -57,6 +57,14 @@ impl AuthConfig {
                 "auth.admins: two admins have one token: make each a token of its own (hubgate token new)".into()
             );
         }
+        let clients = self.clients.iter().map(|client| ("auth.clients", &client.name, &client.token_sha256));
+        let admins = self.admins.iter().map(|admin| ("auth.admins", &admin.name, &admin.token_sha256));
+        if let Some((key, name, _)) = clients.chain(admins).find(|(.., digest)| **digest == Sha256::of(b"")) {
+            return Err(format!(
+                "{key}: token_sha256 of {name:?} is that of an empty token, as of a variable that was not set: make a \
+                 token with `hubgate token new`"
+            ));
+        }
         if !self.anonymous && self.clients.is_empty() {
             return Err("auth.anonymous: false serves nobody while auth.clients is empty: name the clients".into());
         }

@@ -1,6 +1,6 @@
 //! The demo: what each person sees when hubgate does its main job. Needs no internet.
 //!
-//! A stand-in for the Hub with a small model, hubgate before it with the shipped policy; one allowed pull, one
+//! A stand-in for the Hub with a small model, hubgate before it with a policy of its own; one allowed pull, one
 //! refused; the Hub stopped; the pull again from a clean client cache; then the proof. At the end hubgate stays
 //! up for a client of your own. Run it with `cargo run --release --example demo`, from the project's folder.
 
@@ -21,6 +21,8 @@ use hubgate::{
 };
 use tokio_util::sync::CancellationToken;
 
+/// Allows the model of the stand-in, which the shipped policy must not: on the real Hub its name is anybody's.
+const POLICY: &str = "tests/demo/policy";
 const MODEL: &str = "acme/tiny";
 const REFUSED: &str = "acme/secret";
 const FILES: [&str; 5] = ["README.md", "config.json", "tokenizer.json", "model.safetensors", "empty.txt"];
@@ -34,10 +36,7 @@ fn say(who: &str, what: &str) {
 
 #[tokio::main]
 async fn main() -> Result<()> {
-    ensure!(
-        Path::new("policy/repos.toml").is_file(),
-        "run the demo from the project's folder: it shows the policy there"
-    );
+    ensure!(Path::new(POLICY).is_dir(), "run the demo from the project's folder: its policy is there");
     let dir = tempfile::tempdir()?;
 
     let hub = Standin::builder().fixtures().start().await;
@@ -120,7 +119,7 @@ allow_private = true              # the stand-in is on this machine
 path = "{}"
 
 [policy]
-dir = "policy"
+dir = "{POLICY}"
 contact = "ml-platform@example.com"
 "#,
         hub.hub_url(),

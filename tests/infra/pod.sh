@@ -151,6 +151,8 @@ say "the sync job fetches into the bucket: $(wc -l < "$pod/volumes/spool/manifes
 # The gateway.
 pod=$WORK/pod
 with_ca "$pod" Deployment/hubgate
+# The stand-in's model, which the shipped policy doesn't name.
+printf '\n[[allow]]\nrepo = "acme/tiny"\n' >> "$pod/volumes/policy/..data/repos.toml"
 { read -r scheme port ready_path; read -r scheme port live_path; } < "$pod/probes"
 "${CONTAINER[@]}" /hubgate "${ARGS[@]}" > "$pod/log" 2>&1 &
 PID=$!

@@ -34,10 +34,11 @@ use crate::{
     gateway::tasks::Tasks,
     hub::{BlobId, GitOid, Repo, Sha256},
     manifest::NewRecord,
-    policy::{Denial, PolicySet, Rule},
+    policy::{PolicySet, Rule},
     store, upstream,
 };
 
+use super::Refusal;
 use progress::Progress;
 pub(crate) use progress::Reading;
 pub(crate) use reader::Reader;
@@ -93,6 +94,8 @@ pub(crate) struct Order {
     pub(crate) policy: Arc<PolicySet>,
     /// The rule that did.
     pub(crate) rule: Arc<Rule>,
+    /// Whom to ask where policy refuses what came.
+    pub(crate) contact: Option<String>,
     /// The manifest record of the file that was asked for; its sha256 is filled in when it is known.
     pub(crate) record: NewRecord,
     /// Where to fetch.
@@ -111,7 +114,7 @@ pub(crate) enum FillEnd {
     /// Not what the origin had announced. Nothing was stored.
     Rejected(Sha256),
     /// What it was announced to be, which a deny rule names by its digest or a lock has otherwise. Nothing was stored.
-    Denied(Box<Denial>),
+    Denied(Box<Refusal>),
     /// The origin failed for good.
     Origin(upstream::Error),
     /// The store failed.
@@ -142,7 +145,7 @@ impl fmt::Display for FillEnd {
         match self {
             Self::Stored(sha256) => write!(f, "stored as {sha256}"),
             Self::Rejected(sha256) => write!(f, "the origin sent other content: its sha256 is {sha256}"),
-            Self::Denied(denial) => write!(f, "{denial}"),
+            Self::Denied(refusal) => f.write_str(&refusal.text),
             Self::Origin(error) => write!(f, "{error}"),
             Self::Store(error) => write!(f, "{error}"),
             Self::Manifest(error) => write!(f, "{error}"),
@@ -193,6 +196,7 @@ struct Claim {
     record: NewRecord,
     policy: Arc<PolicySet>,
     rule: Arc<Rule>,
+    contact: Option<String>,
 }
 
 impl Claim {
@@ -339,11 +343,7 @@ impl FillEnd {
     pub(crate) fn into_error(self) -> super::Error {
         match self {
             Self::Stored(sha256) | Self::Rejected(sha256) => super::Error::Integrity { sha256 },
-            Self::Denied(denial) => super::Error::Denied(super::Refusal {
-                text: denial.to_string(),
-                rule: denial.rule().map(ToOwned::to_owned),
-                kind: Some(denial.kind()),
-            }),
+            Self::Denied(refusal) => super::Error::Denied(*refusal),
             Self::Origin(error) => super::Error::Upstream(error),
             Self::Store(error) => super::Error::Store(error),
             Self::Manifest(error) => super::Error::Manifest(error),

@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 use super::{Claim, Fill, FillEnd, FillKey};
 use crate::{
-    gateway::grant::remember_policy,
+    gateway::{Refusal, grant::remember_policy},
     hub::{BlobId, GitHasher, Sha256, Sha256Hasher},
     manifest::Manifest,
     store::{self, Key, PutMode, Stage},
@@ -88,11 +88,13 @@ impl Fill {
     fn decide_content(&self, sha256: Sha256) -> Result<(), FillEnd> {
         self.peek(|state| {
             let claims = state.claims.iter().flatten();
-            let decided = claims
-                .map(|Claim { record, policy, rule }| policy.decide_content(rule, &record.repo, &record.path, &sha256));
-            decided.into_iter().find_map(Result::err)
+            let mut refused = claims.filter_map(|Claim { record, policy, rule, contact }| {
+                let denial = policy.decide_content(rule, &record.repo, &record.path, &sha256).err()?;
+                Some(Refusal::of_policy(&denial, contact.as_deref()))
+            });
+            refused.next()
         })
-        .map_or(Ok(()), |denial| Err(FillEnd::Denied(Box::new(denial))))
+        .map_or(Ok(()), |refusal| Err(FillEnd::Denied(Box::new(refusal))))
     }
 
     /// Writes the records of all who asked, including those who join meanwhile.

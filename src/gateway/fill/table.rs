@@ -144,7 +144,12 @@ impl Fills {
                 progress: Progress::new(order.size, nothing_unverified),
                 extra: 0,
                 extra_failures: 0,
-                claims: Some(vec![Claim { record: order.record, policy: order.policy, rule: order.rule }]),
+                claims: Some(vec![Claim {
+                    record: order.record,
+                    policy: order.policy,
+                    rule: order.rule,
+                    contact: order.contact,
+                }]),
                 end: None,
                 given_to: BTreeSet::new(),
             }),
@@ -198,7 +203,12 @@ impl Fills {
         let joined = fill.peek(|state| match &mut state.claims {
             Some(claims) => {
                 if !claims.iter().any(|claim| claim.is_of(&order.record)) {
-                    claims.push(Claim { record: order.record, policy: order.policy, rule: order.rule });
+                    claims.push(Claim {
+                        record: order.record,
+                        policy: order.policy,
+                        rule: order.rule,
+                        contact: order.contact,
+                    });
                 }
                 true
             }

@@ -227,7 +227,9 @@ mod tests {
             let tree = serde_json::from_slice::<Facts>(&facts).unwrap().tree.unwrap().to_string();
             (Key::snapshot(repo, commit, &name.replace('*', &tree)).to_string(), tree)
         };
-        for (name, said) in [("tree/*.json", "tree/*.json is missing"), ("tree/*/00001.jsonl", "tree/*/00001.jsonl is missing")] {
+        for (name, said) in
+            [("tree/*.json", "tree/*.json is missing"), ("tree/*/00001.jsonl", "tree/*/00001.jsonl is missing")]
+        {
             let (store, repo, commit) = stored().await;
             let (key, tree) = part(&store, &repo, commit, name);
             store.uproot(&key);

@@ -142,12 +142,11 @@ impl Snapshots {
             Ok(Ok(Some(facts))) if facts.looked_at != held.facts.looked_at || facts.tree != held.facts.tree => {
                 self.with_tree(name, facts).await
             }
-            Ok(Ok(_)) => Ok(held.clone()),
+            Ok(Ok(_)) | Err(_) => Ok(held.clone()),
             Ok(Err(error)) => {
                 tracing::debug!(%key, %error, "a snapshot was not looked at again; what is held holds");
                 Ok(held.clone())
             }
-            Err(_) => Ok(held.clone()),
         }
     }
 
@@ -304,7 +303,8 @@ mod tests {
             plant(&format!("tree/{number:05}.jsonl"), piece.to_lines());
         }
         plant("tree.json", serde_json::to_vec(&index).unwrap());
-        let old = format!(r#"{{"repo":"org/name","commit":"{commit}","looked_at":"then","info":{{}},"front_matter":null}}"#);
+        let old =
+            format!(r#"{{"repo":"org/name","commit":"{commit}","looked_at":"then","info":{{}},"front_matter":null}}"#);
         let mut old: serde_json::Value = serde_json::from_str(&old).unwrap();
         old["repo"] = serde_json::to_value(&repo).unwrap();
         plant("facts.json", serde_json::to_vec(&old).unwrap());

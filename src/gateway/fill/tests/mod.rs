@@ -149,6 +149,7 @@ impl Bench {
             verified_only: false,
             policy: Arc::new(PolicySet::load(std::path::Path::new("/nonexistent")).unwrap()),
             rule: crate::policy::tests::rule(""),
+            contact: Some("ml-platform@example.com".into()),
             record: record(path, size, blob),
             origin: Arc::new(self.script.clone()),
             asked_by: "tester".into(),
