@@ -26,6 +26,18 @@ async fn what_is_withdrawn_is_refused_though_it_is_stored() {
     assert_eq!(gate.get(FILE).await.status, 200, "and served again, from the store");
 }
 
+/// What a git file's content is shows at the end of its fill. That refusal says whom to ask, too.
+#[tokio::test]
+async fn content_that_is_denied_is_refused_at_the_end_of_its_fill_with_whom_to_ask() {
+    let (hub, gate) = world().await;
+    let digest = hub.sha256("acme/tiny", "main", "config.json");
+    gate.set_policy(&format!("{POLICY}\n[[deny]]\nsha256 = \"{digest}\"\nreason = \"SEC-9: poisoned\"\n")).unwrap();
+    let answer = gate.get("/acme/tiny/resolve/main/config.json").await;
+    let why = answer.header("x-error-message");
+    assert_eq!(answer.status, 403, "{why}");
+    assert!(why.contains("SEC-9: poisoned") && why.ends_with("Contact: ask@example.com"), "{why}");
+}
+
 /// A file that is hidden from now on is gone from listings and from HEAD.
 #[tokio::test]
 async fn what_is_hidden_later_is_hidden() {
