@@ -106,7 +106,7 @@ async fn next_items(
         let promised = (reading.index.files, reading.index.folders);
         if reading.met != promised {
             return problem(format!(
-                "tree.json counts {} files and {} folders, the pieces hold {} and {}",
+                "its index counts {} files and {} folders, the pieces hold {} and {}",
                 promised.0, promised.1, reading.met.0, reading.met.1
             ));
         }
