@@ -655,9 +655,9 @@ async fn the_command_line_withdraws_on_the_store_and_over_the_api() {
     let id = said["id"].as_str().unwrap();
     // A command that found nothing of this would list what its own store has.
     std::fs::write(root.path().join(".env"), "HUBGATE_ADMIN_URL=http://127.0.0.1:1\nHUBGATE_ADMIN_TOKEN=x\n").unwrap();
-    let (status, _, complaint) = run(&["withdraw", "--list"], "");
-    assert!(status == 1 && complaint.contains("http://127.0.0.1:1"), "{complaint}");
-    std::fs::remove_file(root.path().join(".env")).unwrap();
+    let list = process::hubgate(root.path(), &["withdraw", "--list"]).current_dir(root.path()).output().unwrap();
+    let complaint = String::from_utf8(list.stderr).unwrap();
+    assert!(list.status.code() == Some(1) && complaint.contains("http://127.0.0.1:1"), "{complaint}");
     let (status, _, complaint) = run(&["withdraw", "--lift", id, "--reason", "day"], "otto");
     assert!(status == 1 && complaint.contains("lacks the scope approve"), "{complaint}");
     let (status, said, complaint) = run(&["withdraw", "--lift", id, "--reason", "day"], "anna");
