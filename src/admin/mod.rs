@@ -242,6 +242,17 @@ impl Admin {
         self.is_read.load(Ordering::Acquire)
     }
 
+    /// Refuses to go on where [`Admin::is_read`] says no after all was read.
+    ///
+    /// # Errors
+    /// Names the withdrawals that can't be read.
+    pub fn check_read(&self) -> store::Result<()> {
+        if self.is_read() {
+            return Ok(());
+        }
+        Err(store::Error::new(store::ErrorKind::Other(self.degraded().join("; "))))
+    }
+
     /// Whether all approvals that were decided count in the policy in force. Where they don't, since they can't be read,
     /// a repo that policy refuses may be one that was approved.
     pub fn approvals_count(&self) -> bool {

@@ -260,6 +260,7 @@ async fn a_decision_that_cannot_be_read_keeps_nobody_from_learning_the_others() 
         let fresh = Desk::unread(&store, "version = 1\n");
         fresh.admin.refresh().await.unwrap();
         assert!(!fresh.admin.is_read(), "it can't know what was withdrawn");
+        assert!(fresh.admin.check_read().unwrap_err().to_string().contains(&key), "nor may a command go on");
         assert!(fresh.admin.degraded()[0].contains("nothing is served"), "{:?}", fresh.admin.degraded());
     }
     let target = Target::Repo { repo: "org/bad".parse().unwrap() };

@@ -159,6 +159,7 @@ impl Core {
             let probe = self.store.probe().await?;
             open_layout(&*self.store).await?;
             self.admin.refresh().await?;
+            self.admin.check_read()?;
             Ok::<_, store::Error>(probe)
         };
         for warning in &looked.await.map_err(|error| store_error(&error))?.warnings {

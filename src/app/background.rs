@@ -67,6 +67,7 @@ pub(super) async fn open_store(
             open_layout(&*store).await?;
             // Before anything is served: what was withdrawn.
             admin.refresh().await?;
+            admin.check_read()?;
             Ok::<_, store::Error>(probe)
         };
         let Some(looked) = stop.run_until_cancelled(looked).await else { return };

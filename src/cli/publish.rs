@@ -9,7 +9,7 @@ use anyhow::Context as _;
 use clap::Args;
 use serde::Serialize;
 
-use super::{Done, Failure, RepoAtRevision, with_core};
+use super::{Done, Failure, RepoAtRevision, Wrapped, with_core};
 use crate::{
     app::Core,
     config::Loaded,
@@ -68,6 +68,7 @@ pub(super) fn run(loaded: &Loaded, args: &PublishArgs) -> Done {
                 eprintln!("hubgate: publish.repos is empty: name the repos to publish there, or on the command line");
             }
         }
+        core.admin.check_read().map_err(Wrapped)?;
         for RepoAtRevision { repo, revision } in &repos {
             failed |= !publish(&core, repo, revision, args.json).await?;
         }

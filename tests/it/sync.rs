@@ -217,6 +217,20 @@ async fn what_is_refused_or_fails_is_exit_1_and_named_and_the_rest_goes_on() {
 }
 
 #[tokio::test]
+async fn nothing_comes_in_while_a_withdrawal_can_not_be_read() {
+    let hub = Standin::builder().fixtures().start().await;
+    let root = set_up(&hub, "");
+    let withdrawals = root.path().join("store/withdrawals");
+    fs::create_dir_all(&withdrawals).unwrap();
+    fs::write(withdrawals.join("20261124T120000Z-0011223344.json"), "{").unwrap();
+    let ran = synced(root.path(), &["--repo", "acme/tiny"]).await;
+    assert_eq!((ran.code, fetched_files(&hub)), (1, 0), "{}", ran.complaints);
+    assert!(ran.complaints.contains("withdrawals/20261124T120000Z-0011223344.json"), "{}", ran.complaints);
+    fs::remove_dir_all(&withdrawals).unwrap();
+    assert_eq!(synced(root.path(), &["--repo", "acme/tiny"]).await.code, 0);
+}
+
+#[tokio::test]
 async fn what_can_not_be_done_at_all_is_said_in_a_line() {
     let hub = Standin::builder().fixtures().start().await;
     let root = set_up(&hub, "");
