@@ -30,6 +30,15 @@ const MAX_SKEW: Duration = Duration::from_mins(5);
 /// How many stored refs of one repo are looked through.
 const MAX_REFS: usize = 10_000;
 
+/// What looks in memory may take, in bytes: some 40,000 of them, fewer where names are long.
+const HELD_BYTES: u64 = 16 << 20;
+
+/// The same of repos that are gone or not.
+const GONE_BYTES: u64 = 8 << 20;
+
+/// The structs and moka's own nodes, beside the texts.
+const ENTRY_BYTES: usize = 350;
+
 /// How long it is believed whether a repo is gone; another replica may have heard otherwise.
 const GONE_TTL: Duration = Duration::from_mins(10);
 
@@ -92,12 +101,22 @@ pub(crate) struct Refs {
 impl Refs {
     /// Keeps records in memory for `ttl`; another replica may have looked since.
     pub(crate) fn new(store: Arc<dyn Store>, ttl: Duration) -> Self {
-        Self {
-            store,
-            held: Cache::builder().max_capacity(50_000).time_to_live(ttl.max(Duration::from_secs(1))).build(),
-            gone: Cache::builder().max_capacity(50_000).time_to_live(GONE_TTL).build(),
-            turns: Turns::default(),
-        }
+        // Anybody may ask for any revision, so the texts count.
+        let held = Cache::builder()
+            .weigher(|(repo, revision): &(Repo, Revision), _: &Arc<RefRecord>| {
+                bytes(repo.id().len() + 2 * revision.as_str().len())
+            })
+            .max_capacity(HELD_BYTES)
+            .time_to_live(ttl.max(Duration::from_secs(1)))
+            .build();
+        let gone = Cache::builder()
+            .weigher(|repo: &Repo, gone: &Option<Gone>| {
+                bytes(repo.id().len() + gone.as_ref().map_or(0, |gone| gone.revision.as_str().len()))
+            })
+            .max_capacity(GONE_BYTES)
+            .time_to_live(GONE_TTL)
+            .build();
+        Self { store, held, gone, turns: Turns::default() }
     }
 
     /// The newest look that is known.
@@ -201,6 +220,11 @@ impl Refs {
     }
 }
 
+/// What an entry of a cache takes whose texts have this length.
+fn bytes(texts: usize) -> u32 {
+    u32::try_from(texts + ENTRY_BYTES).unwrap_or(u32::MAX)
+}
+
 fn json(value: &impl Serialize) -> Result<Bytes> {
     serde_json::to_vec(value).map(Bytes::from).map_err(|error| {
         let kind = ErrorKind::Other(format!("writing JSON: {error}"));
@@ -235,6 +259,22 @@ mod tests {
         for refs in [one, two, Refs::new(store, Duration::from_mins(1))] {
             assert_eq!(*refs.last(&repo, &Revision::main()).await.unwrap().unwrap(), newer);
         }
+    }
+
+    #[tokio::test]
+    async fn what_is_held_is_bounded_in_bytes_however_long_the_names_are() {
+        let (repo, refs) =
+            (Repo::new(RepoKind::Model, "org/name").unwrap(), Refs::new(MemoryStore::new(), Duration::from_mins(1)));
+        for number in 0..40_000 {
+            let revision: Revision = format!("{number:x>240}").parse().unwrap();
+            let record = RefRecord { revision: revision.clone(), ..seen('a', time::Duration::ZERO) };
+            refs.held.insert((repo.clone(), revision), Arc::new(record)).await;
+        }
+        refs.held.run_pending_tasks().await;
+        let texts: usize =
+            refs.held.iter().map(|(name, record)| name.1.as_str().len() + record.revision.as_str().len()).sum();
+        assert!(texts > 1 << 20, "nothing is held");
+        assert!(texts as u64 <= HELD_BYTES, "{texts} bytes of names are held");
     }
 
     #[tokio::test]

@@ -9,6 +9,11 @@ use std::{
 
 use hub_standin::Standin;
 
+use crate::support::{
+    process::{self, Process, set_up},
+    s3::S3sServer,
+};
+
 fn hubgate(folder: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_hubgate"));
     command.args(arguments).current_dir(folder).env_clear();
@@ -58,6 +63,27 @@ fn a_proxy_without_its_scheme_is_a_setup_error_and_a_flag_may_be_quoted() {
         ran(folder.path(), &["check-config", "--set", "upstream.proxy=\"http://proxy:3128\""]);
     assert_eq!(code, 0, "{complaint}");
     assert!(said.contains("proxy = \"http://proxy:3128\"  # from --set"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_keys_to_a_bucket_come_from_the_environment_where_the_configuration_has_none() {
+    let hub = Standin::builder().fixtures().start().await;
+    let (server, spool) = (S3sServer::start().await, tempfile::tempdir().unwrap());
+    let root = set_up(&hub, &server.lines_without_keys(spool.path()));
+    let with = |secret: &str, arguments: &[&str]| {
+        let mut command = process::hubgate(root.path(), arguments);
+        command.env("AWS_ACCESS_KEY_ID", "test-key").env("AWS_SECRET_ACCESS_KEY", secret);
+        command
+    };
+    let serving = Process::run(with("test-secret", &["serve"])).await;
+    let answer = serving.client.get("/acme/tiny/resolve/main/config.json").await.unwrap();
+    assert_eq!(answer.body, hub.bytes("acme/tiny", "main", "config.json"), "{}", answer.text());
+    serving.kill().await;
+    for (secret, code) in [("test-secret", 0), ("another", 2)] {
+        let output = with(secret, &["verify"]).output().unwrap();
+        let said = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+        assert_eq!(output.status.code(), Some(code), "{secret}: {said}");
+    }
 }
 
 /// A bare image has none, and the SDK would only say that a certificate is not trusted.

@@ -15,6 +15,7 @@ use crate::{
         client::Client,
         gateway::eventually,
         process::{Process, hubgate, set_up},
+        s3::S3sServer,
     },
 };
 
@@ -59,10 +60,22 @@ fn files_below(dir: PathBuf) -> Vec<PathBuf> {
 
 #[tokio::test]
 async fn killed_at_any_moment_of_a_fill_store_and_manifest_agree_and_the_file_is_served_after() {
+    survives_kills(None).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_at_any_moment_of_a_fill_into_a_bucket_they_agree_as_well() {
+    survives_kills(Some(&S3sServer::start().await)).await;
+}
+
+/// In a directory, or in a bucket in which what came before is still there.
+async fn survives_kills(server: Option<&S3sServer>) {
     // How many bytes the client has when the process dies; the last time right after the end.
     for given in [0, 1, 8_000_000, 23_000_000, usize::try_from(SIZE).unwrap()] {
         let hub = Standin::builder().repo(big(SIZE)).start().await;
-        let root = set_up(&hub, "");
+        let spool = tempfile::tempdir().unwrap();
+        let store = server.map(|server| server.lines(spool.path())).unwrap_or_default();
+        let root = set_up(&hub, &store);
         let process = Process::start(root.path()).await;
         if given < 20_000_000 {
             let stall = FaultKind::StallAfter { bytes: given as u64 + 1_000_000, ms: None };

@@ -6,7 +6,8 @@ use serde_json::json;
 
 use crate::support::{
     asking::{self, Asking},
-    gateway::Setup,
+    client::Client,
+    gateway::{Setup, eventually},
 };
 
 #[tokio::test]
@@ -107,4 +108,24 @@ async fn a_stopped_gateway_starts_again_on_what_it_stored() {
     let gate = Setup::new().policy(asking::POLICY).on(&root).start(&hub).await;
     let after = asking::ask(&gate.client, Method::GET, &path, &[], "").await;
     assert_eq!((after.status, after.body), (200, before.body));
+}
+
+/// The kept connection of the test's own client takes the only place.
+#[tokio::test]
+async fn past_the_limit_of_connections_clients_are_told_to_come_back_and_places_become_free() {
+    let Asking { hub, mut gate, .. } = Asking::with("server.limits.connections = 1").await;
+    let path = format!("/acme/tiny/resolve/{}/config.json", hub.commit("acme/tiny", "main"));
+    let library = [("user-agent", "unknown/None; hf_hub/2.4.0; python/3.11.2")];
+    for (method, headers, statuses) in
+        [(Method::GET, &[][..], &[503][..]), (Method::HEAD, &library, &[503]), (Method::GET, &library, &[503, 429])]
+    {
+        let busy = asking::ask(&Client::new(&gate.url), method, &path, headers, "").await;
+        assert!(statuses.contains(&busy.status), "{headers:?}: {}", busy.status);
+        assert!(busy.header("retry-after").parse::<u64>().unwrap() >= 1, "{:?}", busy.headers);
+        assert_eq!(busy.header("connection"), "close");
+        assert!(busy.header("x-error-message").contains("connections"), "{:?}", busy.headers);
+    }
+    assert_eq!(hub.counters().requests, 0);
+    gate.client = Client::new(&gate.url);
+    eventually("its place is free", async || gate.get(&path).await.status == 200).await;
 }

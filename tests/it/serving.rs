@@ -1,10 +1,16 @@
 //! The main job from end to end: cold, warm, and with the Hub gone.
 
+use std::path::Path;
+
 use futures_util::TryStreamExt as _;
 use hub_standin::{NewCommit, RepoBuilder, Standin};
 use hubgate::store::Prefix;
 
-use crate::support::gateway::{Setup, TestGateway};
+use crate::support::{
+    gateway::{Setup, TestGateway},
+    process::hubgate,
+    s3::S3sServer,
+};
 
 const FILES: [&str; 4] = ["README.md", "config.json", "model.safetensors", "empty.txt"];
 
@@ -55,4 +61,55 @@ async fn each_record_names_the_revision_that_was_asked() {
     }
     let expected = [("README.md", "main"), ("a.txt", "v1"), ("b.txt", "next")];
     assert_eq!(recorded, expected.map(|(path, revision)| (path.to_owned(), revision.to_owned())).into());
+}
+
+/// As `cp -r` does it, or any tool that copies a folder into a bucket: names and bytes, and nothing else.
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap().map(Result::unwrap) {
+        let (from, to) = (entry.path(), to.join(entry.file_name()));
+        if from.is_dir() { copy(&from, &to) } else { std::fs::write(to, std::fs::read(from).unwrap()).unwrap() }
+    }
+}
+
+async fn serves(gate: &TestGateway, hub: &Standin, repo: &str, files: &[&str]) {
+    for file in files {
+        let answer = gate.get(&format!("/{repo}/resolve/main/{file}")).await;
+        assert_eq!(answer.status, 200, "{repo} {file}: {}", answer.text());
+        assert_eq!(answer.body, hub.bytes(repo, "main", file), "{repo} {file}");
+    }
+}
+
+/// What `hubgate verify` says of the store of a stopped gateway.
+fn is_sound(root: &Path, store: &str) {
+    let output = hubgate(root, &["verify"]).output().unwrap();
+    let said = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+    assert!(output.status.success() && said.contains("all is well"), "{store}: {said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plain_copy_of_the_files_moves_a_directory_into_a_bucket_and_back() {
+    let hub = Standin::builder().fixtures().start().await;
+    let gate = TestGateway::before(&hub).await;
+    serves(&gate, &hub, "acme/tiny", &FILES).await;
+    let directory = gate.stop().await;
+
+    let (server, spool) = (S3sServer::start().await, tempfile::tempdir().unwrap());
+    copy(&directory.path().join("store"), &server.folder());
+    let fetched = hub.counters().file_bytes("acme/tiny/*");
+    let gate = Setup::new().config(&server.lines(spool.path())).start(&hub).await;
+    serves(&gate, &hub, "acme/tiny", &FILES).await;
+    assert_eq!(hub.counters().file_bytes("acme/tiny/*"), fetched, "fetched again");
+    // What the bucket took in itself comes along.
+    serves(&gate, &hub, "acme/nested", &["config.json"]).await;
+    let root = gate.stop().await;
+    is_sound(root.path(), "the bucket");
+
+    hub.stop().await;
+    let back = std::sync::Arc::new(tempfile::tempdir().unwrap());
+    copy(&server.folder(), &back.path().join("store"));
+    let gate = Setup::new().on(&back).start(&hub).await;
+    serves(&gate, &hub, "acme/tiny", &FILES).await;
+    serves(&gate, &hub, "acme/nested", &["config.json"]).await;
+    is_sound(gate.stop().await.path(), "the directory");
 }

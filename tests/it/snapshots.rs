@@ -12,7 +12,10 @@ use hubgate::{
     store::Prefix,
 };
 
-use crate::support::gateway::{Setup, TestGateway, eventually};
+use crate::support::{
+    gateway::{Setup, TestGateway, eventually},
+    process::hubgate,
+};
 
 const JSON: [(&str, &str); 1] = [("content-type", "application/json")];
 
@@ -270,4 +273,42 @@ async fn look_ups_go_on_behind_a_client_that_leaves() {
         assert_eq!(gate.get(url).await.status, 200, "{class:?}");
         assert_eq!(hub.count(class), before + 1, "{class:?} was asked anew");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bad_snapshot_is_replaced_by_its_command_with_a_record_of_it() {
+    let hub = Standin::builder().fixtures().start().await;
+    let gate = TestGateway::before(&hub).await;
+    let listing = "/api/models/acme/tiny/tree/main?recursive=true";
+    assert_eq!(gate.get("/acme/tiny/resolve/main/config.json").await.status, 200);
+    let whole = gate.get(listing).await.text();
+    let root = gate.stop().await;
+    let commit = hub.commit("acme/tiny", "main");
+    let tree = root.path().join(format!("store/snapshots/models/acme--tiny/{commit}/tree"));
+    let only = |folder: &std::path::Path| std::fs::read_dir(folder).unwrap().next().unwrap().unwrap().path();
+    let piece = only(&only(&tree));
+    std::fs::remove_file(&piece).unwrap();
+    std::fs::write(&piece, "not a piece of a tree\n").unwrap();
+    let run = |words: &[&str]| {
+        let output = hubgate(root.path(), words).output().unwrap();
+        (output.status.code().unwrap(), String::from_utf8([output.stdout, output.stderr].concat()).unwrap())
+    };
+
+    let (code, said) = run(&["verify"]);
+    assert!(code == 1 && said.contains("snapshot"), "{said}");
+    let gate = Setup::new().on(&root).start(&hub).await;
+    let bad = gate.get(listing).await;
+    assert!(bad.status.is_server_error(), "{}: {}", bad.status, bad.text());
+    gate.stop().await;
+
+    let (code, said) = run(&["snapshot", "refresh", "acme/tiny"]);
+    assert!(code == 0 && said.contains(&format!("acme/tiny@{commit}: learned anew")), "{said}");
+    let (code, said) = run(&["verify"]);
+    assert_eq!(code, 0, "{said}");
+    let (_, exported) = run(&["manifest", "export", "--format", "jsonl", "--history"]);
+    let refreshed: Vec<_> = exported.lines().filter(|line| line.contains("snapshot_refreshed")).collect();
+    assert!(refreshed.len() == 1 && refreshed[0].contains(&commit) && refreshed[0].contains("tree.json"), "{exported}");
+    hub.stop().await;
+    let gate = Setup::new().on(&root).start(&hub).await;
+    assert_eq!(gate.get(listing).await.text(), whole);
 }

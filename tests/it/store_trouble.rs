@@ -1,6 +1,12 @@
 //! A store without room, or one that fails in the middle of a fill: a clear answer, and nothing half stored.
 
-use std::process::Command;
+use std::{
+    process::Command,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
 
 use futures_util::TryStreamExt as _;
 use hub_standin::{Content, Fault, FaultKind, NewCommit, Origin, RepoBuilder, Standin};
@@ -9,7 +15,7 @@ use hubgate::store::Prefix;
 use crate::{
     fills::big,
     support::{
-        gateway::{Setup, TestGateway},
+        gateway::{Setup, TestGateway, eventually},
         process::{Process, hubgate, set_up},
         s3::S3sServer,
     },
@@ -144,6 +150,42 @@ async fn until_the_store_has_answered_nothing_is_served_and_it_is_said_why() {
     let ready = process.client.get("/-/readyz").await.unwrap();
     assert_eq!((ready.status.as_u16(), &ready.json()["ready"]), (503, &serde_json::json!(false)));
     assert_eq!(hub.counters().requests, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_comes_late_is_waited_for_and_the_wait_is_said_once() {
+    let hub = Standin::builder().fixtures().start().await;
+    // Somebody else's port as yet: every connection is closed at once, and counted.
+    let nobody = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = nobody.local_addr().unwrap().to_string();
+    let tries = Arc::new(AtomicUsize::new(0));
+    let counted = tries.clone();
+    let closing = tokio::spawn(async move {
+        while nobody.accept().await.is_ok() {
+            counted.fetch_add(1, Ordering::SeqCst);
+        }
+    });
+    let root = set_up(
+        &hub,
+        &format!(
+            "store.kind = \"s3\"\nstore.s3.endpoint = \"http://{address}\"\nstore.s3.bucket = \"models\"\n\
+             store.s3.access_key = \"test-key\"\nstore.s3.secret_key = \"test-secret\""
+        ),
+    );
+    let mut command = hubgate(root.path(), &["serve"]);
+    command.current_dir(root.path());
+    let process = Process::launch(command).await;
+    // A look at the store gives up after four of them: two looks have failed.
+    eventually("the store is looked for a third time", async || tries.load(Ordering::SeqCst) > 8).await;
+    assert_eq!(process.client.get("/-/readyz").await.unwrap().status, 503);
+    closing.abort();
+    let _ = closing.await;
+    let _server = S3sServer::start_on(&address).await;
+    process.client.wait_until_ready().await.unwrap();
+    let said = process.log();
+    assert_eq!(said.matches("waiting for the store").count(), 1, "{said}");
+    let small = process.client.get("/acme/tiny/resolve/main/model.safetensors").await.unwrap();
+    assert_eq!(small.body, hub.bytes("acme/tiny", "main", "model.safetensors"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -76,12 +76,17 @@ pub(crate) const CUT_AFTER_BYTES: usize = 100_000;
 
 impl S3sServer {
     pub(crate) async fn start() -> Self {
+        Self::start_on("127.0.0.1:0").await
+    }
+
+    /// The same at an address that is known beforehand.
+    pub(crate) async fn start_on(address: &str) -> Self {
         let root = TempDir::new().unwrap();
         std::fs::create_dir(root.path().join(BUCKET)).unwrap();
         let mut builder = S3ServiceBuilder::new(s3s_fs::FileSystem::new(root.path()).unwrap());
         builder.set_auth(SimpleAuth::from_single(ACCESS_KEY, SECRET_KEY));
         let service = builder.build();
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let listener = TcpListener::bind(address).await.unwrap();
         let endpoint = format!("http://{}", listener.local_addr().unwrap());
         let faults = Arc::new(Faults::default());
         let mut accepting = JoinSet::new();
@@ -102,10 +107,16 @@ impl S3sServer {
 
     /// The configuration of a gateway with this store.
     pub(crate) fn lines(&self, spool: &Path) -> String {
+        let keys = format!("store.s3.access_key = {ACCESS_KEY:?}\nstore.s3.secret_key = {SECRET_KEY:?}");
+        format!("{}\n{keys}", self.lines_without_keys(spool))
+    }
+
+    /// The same without the keys to it.
+    pub(crate) fn lines_without_keys(&self, spool: &Path) -> String {
         let S3Config { bucket, prefix, .. } = self.config();
         format!(
             "store.kind = \"s3\"\nstore.s3.endpoint = {:?}\nstore.s3.bucket = {bucket:?}\nstore.s3.prefix = {prefix:?}\n\
-             store.s3.access_key = {ACCESS_KEY:?}\nstore.s3.secret_key = {SECRET_KEY:?}\nspool.dir = \"{}\"",
+             spool.dir = \"{}\"",
             self.endpoint,
             spool.display(),
         )

@@ -1,8 +1,11 @@
 //! One access line for each request, with all that an SRE asks for.
 
-use hub_standin::Standin;
+use hub_standin::{Fault, FaultKind, Origin, Standin};
 
-use crate::support::gateway::Setup;
+use crate::{
+    fills::big,
+    support::gateway::{Setup, eventually},
+};
 
 #[tokio::test]
 async fn every_request_has_one_line_with_its_fields() {
@@ -55,6 +58,30 @@ async fn every_request_has_one_line_with_its_fields() {
         !format!("{log:?}").contains("hf_secret") && !format!("{log:?}").contains("ci-token"),
         "no token is logged"
     );
+}
+
+/// Who shared another's transfer cost the egress nothing.
+#[tokio::test]
+async fn a_reader_of_a_transfer_that_another_began_has_joined_it() {
+    const NAME: &str = "acme/big/model.safetensors";
+    let hub = Standin::builder().repo(big(24 << 20)).start().await;
+    let gate = Setup::new().start(&hub).await;
+    let stall = FaultKind::StallAfter { bytes: 2_000_000, ms: None };
+    let stall = hub.fault(Fault::new(stall).path(NAME).origin(Origin::Cdn));
+    let url = format!("/acme/big/resolve/{}/model.safetensors", hub.commit("acme/big", "main"));
+    let mut readers = Vec::new();
+    for id in ["first", "second"] {
+        let mut reader = gate.client.begin(&url, &[("x-request-id", id)]).await.unwrap();
+        assert!(!reader.read(1000).await.is_empty(), "{id}");
+        readers.push(reader);
+    }
+    hub.clear_fault(stall);
+    for reader in readers {
+        assert!(!reader.rest().await.1);
+    }
+    let of = |id: &str| gate.access_log().into_iter().find(|line| line["request_id"] == id);
+    eventually("both have their lines", async || of("first").is_some() && of("second").is_some()).await;
+    assert_eq!(["first", "second"].map(|id| of(id).unwrap()["cache"].clone()), ["fill", "joined"]);
 }
 
 /// What an SRE looks for when the Hub is down: who was answered by what was known before.

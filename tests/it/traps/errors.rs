@@ -57,6 +57,17 @@ async fn a_repo_that_is_not_there_is_repo_not_found() {
     }
 }
 
+/// Negative answers are kept, briefly: a program that asks for a wrong name in a loop must not use up our requests.
+#[tokio::test]
+async fn a_repo_that_is_not_there_is_looked_for_once() {
+    let (hub, gate) = world().await;
+    for _ in 0..6 {
+        let answer = gate.ask("HEAD", "/acme/nowhere/resolve/main/config.json", &[]).await;
+        assert_eq!((answer.status.as_u16(), answer.header("x-error-code")), (404, "RepoNotFound"));
+    }
+    assert_eq!(hub.counters().requests, 1, "{:#?}", hub.counters().paths);
+}
+
 /// Trap 19: where hubgate itself wants a known client, its 401 has a code, a reason and a Bearer challenge.
 #[tokio::test]
 async fn unknown_clients_are_told_how_to_become_known() {
