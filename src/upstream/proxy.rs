@@ -2,10 +2,7 @@
 
 use std::{
     fmt,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -102,7 +99,8 @@ pub(super) struct Proxy {
     account: Option<Arc<Account>>,
     /// Serialises the first uses of credentials that are not known to be good.
     turn: tokio::sync::Mutex<()>,
-    is_trusted: AtomicBool,
+    /// Those that were good last.
+    trusted: Mutex<Option<HeaderValue>>,
     refused: Mutex<Option<Refused>>,
 }
 
@@ -157,7 +155,7 @@ impl Proxy {
             is_tls,
             account: account.or(of_url),
             turn: tokio::sync::Mutex::default(),
-            is_trusted: AtomicBool::default(),
+            trusted: Mutex::default(),
             refused: Mutex::default(),
         })
     }
@@ -186,10 +184,15 @@ impl Proxy {
     pub(super) async fn enter(&self) -> Result<Visit<'_>> {
         let authorization = self.authorization();
         self.check_refused(authorization.as_ref())?;
-        let is_at_risk = authorization.is_some() && !self.is_trusted.load(Ordering::Acquire);
+        let is_at_risk = authorization.is_some() && *self.trusted() != authorization;
         let turn = if is_at_risk { Some(self.turn.lock().await) } else { None };
         self.check_refused(authorization.as_ref())?;
         Ok(Visit { proxy: self, authorization, _turn: turn })
+    }
+
+    /// The credentials that were good last. Others, as from a file that was changed, may not be.
+    fn trusted(&self) -> std::sync::MutexGuard<'_, Option<HeaderValue>> {
+        self.trusted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn check_refused(&self, authorization: Option<&HeaderValue>) -> Result<()> {
@@ -212,7 +215,10 @@ pub(super) struct Visit<'a> {
 impl Visit<'_> {
     /// The proxy let the request pass, or refused it for another reason than credentials.
     pub(super) fn credentials_were_good(self) {
-        self.proxy.is_trusted.store(true, Ordering::Release);
+        let mut trusted = self.proxy.trusted();
+        if *trusted != self.authorization {
+            *trusted = self.authorization;
+        }
     }
 
     /// 407: no further try with these for a minute.
@@ -223,9 +229,13 @@ impl Visit<'_> {
             .filter_map(|value| value.to_str().ok()?.split([' ', ',']).next().map(str::to_owned))
             .filter(|scheme| !scheme.is_empty())
             .collect();
+        let mut trusted = self.proxy.trusted();
+        if *trusted == self.authorization {
+            *trusted = None;
+        }
+        drop(trusted);
         let refused = Refused { at: Instant::now(), schemes: schemes.clone(), sent: self.authorization };
         *self.proxy.refused.lock().unwrap_or_else(PoisonError::into_inner) = Some(refused);
-        self.proxy.is_trusted.store(false, Ordering::Release);
         Error::new(ErrorKind::ProxyAuth { schemes }).because(format!("by {}", self.proxy.name()))
     }
 }
