@@ -111,13 +111,21 @@ impl Exchange {
     async fn hop(&self, ask: &Ask, url: &Url) -> Result<Answer> {
         self.hosts.check(url)?;
         if !self.is_own(url) {
-            return self.send(ask, url).await;
+            return self.send(ask, url, self.permit(ask.lane).await?).await;
         }
         let mut tries = 0;
         loop {
-            // Held until the answer is noted, so that those who wait behind this request learn from it.
-            let pass = self.budget.enter(ask.class, ask.purpose).await?;
-            let answer = self.send(ask, url).await?;
+            // Held until the answer is noted, so that those who wait behind this request learn from it. Not while this
+            // one itself waits for a connection, which file bodies may have for hours.
+            let mut pass = Some(self.budget.enter(ask.class, ask.purpose).await?);
+            let permit = match self.places(ask.lane).clone().try_acquire_owned() {
+                Ok(permit) => permit,
+                Err(_) => {
+                    pass = None;
+                    self.permit(ask.lane).await?
+                }
+            };
+            let answer = self.send(ask, url, permit).await?;
             self.budget.note(ask.class, answer.status, &answer.headers);
             drop(pass);
             tries += 1;
@@ -127,7 +135,7 @@ impl Exchange {
         }
     }
 
-    async fn send(&self, ask: &Ask, url: &Url) -> Result<Answer> {
+    async fn send(&self, ask: &Ask, url: &Url, permit: OwnedSemaphorePermit) -> Result<Answer> {
         let uri: Uri = url.as_str().parse().map_err(|_| Error::malformed("a URL that HTTP can't carry"))?;
         let mut request = Request::builder()
             .method(ask.method.clone())
@@ -146,7 +154,6 @@ impl Exchange {
         if let Some(token) = token {
             request = request.header(AUTHORIZATION, bearer(token.expose_secret())?);
         }
-        let permit = self.permit(ask.lane).await?;
         let proxy = self.proxies.of(&uri);
         // For https the connector has this talk with the proxy, once for each connection.
         let visit = match proxy.filter(|_| url.scheme() == "http") {
@@ -185,12 +192,15 @@ impl Exchange {
         })
     }
 
-    async fn permit(&self, lane: Lane) -> Result<OwnedSemaphorePermit> {
-        let places = match lane {
+    fn places(&self, lane: Lane) -> &Arc<Semaphore> {
+        match lane {
             Lane::LookUps => &self.lookups,
             Lane::Files => &self.files,
-        };
-        places.clone().acquire_owned().await.map_err(|_| Error::new(ErrorKind::Offline))
+        }
+    }
+
+    async fn permit(&self, lane: Lane) -> Result<OwnedSemaphorePermit> {
+        self.places(lane).clone().acquire_owned().await.map_err(|_| Error::new(ErrorKind::Offline))
     }
 
     /// The endpoint's own origin: scheme, host and port.
