@@ -67,6 +67,13 @@ pub struct File {
     pub(crate) answer_by: tokio::time::Instant,
 }
 
+impl File {
+    /// What it is known by.
+    pub(crate) fn name(&self) -> (Repo, Commit, RepoPath) {
+        (self.repo.clone(), self.commit, self.path.clone())
+    }
+}
+
 /// Where a file is.
 #[derive(Debug, Clone)]
 pub enum Located {

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::{
-    Asker, Body, Cached, DEADLINE, Error, File, Gateway, Located, Opened, Refusal, Result, by,
+    Asker, Awaited, Body, Cached, DEADLINE, Error, File, Gateway, Located, Opened, Refusal, Result, by,
     fill::{FillEnd, FillKey, Joined, Order, Reader, Reading, is_tainted},
     grant::remember_policy,
     origin::HubFile,
@@ -32,7 +32,7 @@ impl Gateway {
     /// Where a file is and all that HEAD says of it. Never fetches the file.
     pub async fn locate(&self, asker: &Asker, asked: &Repo, revision: &Revision, path: &RepoPath) -> Result<Located> {
         let answer_by = Instant::now() + DEADLINE;
-        by(answer_by, self.locate_unhurried(asker, asked, revision, path, answer_by)).await
+        by(answer_by, Awaited::Origin, self.locate_unhurried(asker, asked, revision, path, answer_by)).await
     }
 
     pub(super) async fn locate_unhurried(
@@ -95,21 +95,23 @@ impl Gateway {
         // What finding the file has cost is over; what is stored opens in far less than a second.
         let answer_by = file.answer_by.max(Instant::now() + LEAST_TIME);
         let resumes = open_ended && range.as_ref().is_some_and(|range| range.start > 0);
-        let opened = async {
+        let (range, hit) = by(answer_by, Awaited::Store, async {
             let range = if resumes && Box::pin(self.may_be_spoiled(file)).await? { None } else { range };
-            self.open_range(asker, file, range.unwrap_or(0..file.size)).await
-        };
-        by(answer_by, opened).await
-    }
-
-    async fn open_range(&self, asker: &Asker, file: &File, range: Range<u64>) -> Result<Opened> {
-        if let Some(hit) = self.hit(asker, file, range.clone()).await? {
-            return Ok(hit);
+            let range = range.unwrap_or(0..file.size);
+            let hit = self.hit(asker, file, range.clone()).await?;
+            Ok((range, hit))
+        })
+        .await?;
+        match hit {
+            Some(hit) => Ok(hit),
+            None => {
+                let filled = Box::pin(self.open_by_fill(asker, file, range, open_ended));
+                by(answer_by, Awaited::Origin, filled).await
+            }
         }
-        Box::pin(self.open_by_fill(asker, file, range)).await
     }
 
-    async fn open_by_fill(&self, asker: &Asker, file: &File, range: Range<u64>) -> Result<Opened> {
+    async fn open_by_fill(&self, asker: &Asker, file: &File, range: Range<u64>, open_ended: bool) -> Result<Opened> {
         let file = &self.as_led_to(file).await;
         for _ in 0..MAX_TRIES {
             let fill = match self.fills.join(self.order(asker, file)).await? {
@@ -120,19 +122,21 @@ impl Gateway {
                         Some(hit) => return Ok(hit),
                         None => continue,
                     },
+                    // Those that it was for; not us.
+                    FillEnd::Denied(_) => continue,
                     end => return Err(end.into_error()),
                 },
             };
             let (fill, cached) = fill;
-            // A reader that starts in the middle asks for what lies there, not for all before it.
+            // A bounded range is asked for what lies there, not for all before it.
             let reading = if file.grant.approved.rule.ranges == Ranges::Verified {
                 Reading::Verified
-            } else if range.start == 0 && range.end == file.size {
+            } else if range.end == file.size && (range.start == 0 || open_ended) {
                 Reading::Sequential
             } else {
                 Reading::Slice
             };
-            let body = Reader::new(&fill, range.clone(), reading, asker.label()).into_body().await?;
+            let body = Reader::new(&fill, file.name(), range.clone(), reading, asker.label()).into_body().await?;
             let body = Body::Filling(body);
             return Ok(Opened { range, body, cached });
         }
@@ -269,9 +273,7 @@ impl Gateway {
             blob: file.blob,
             size: file.size,
             verified_only: file.grant.approved.rule.ranges == Ranges::Verified,
-            policy: file.grant.policy.clone(),
-            rule: file.grant.approved.rule.clone(),
-            contact: self.config.contact.clone(),
+            grant: file.grant.clone(),
             record,
             origin: Arc::new(HubFile::new(origin_file.for_purpose(asker.purpose()))),
             asked_by,

@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 
+use time::Date;
+
 use super::File;
 use crate::{
     hub::{Commit, Repo, Sha256},
     manifest::{self, Manifest, NewRecord, What},
-    policy::{Approved, PolicySet},
+    policy::{Approved, Denial, PolicySet, RepoFacts},
 };
 
 /// Keeps the texts of a policy that a record is about to refer to: its own, and its lock's, of which it has the digest.
@@ -18,8 +20,12 @@ pub(crate) async fn remember_policy(manifest: &Manifest, policy: &PolicySet) -> 
 }
 
 /// A commit of a repo that policy lets through, as decided by one state of the policy.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Grant {
+    /// The repo under the name that was asked.
+    pub(crate) asked: Repo,
+    /// What was decided on.
+    pub(crate) facts: RepoFacts,
     /// The decision.
     pub(crate) approved: Approved,
     /// The policy that decided, for its text.
@@ -46,11 +52,20 @@ impl Grant {
         self.approved.license.ids.iter().map(ToString::to_string).collect::<Vec<_>>().join(" AND ")
     }
 
+    /// The same commit by the same facts, as a later state of the policy decides.
+    ///
+    /// # Errors
+    /// The later policy's no.
+    pub(crate) fn under(&self, policy: &Arc<PolicySet>, today: Date) -> Result<Self, Denial> {
+        let rule = policy.decide_repo(&self.asked, today)?;
+        let approved = policy.decide_facts(&rule, &self.asked, &self.facts, today)?;
+        Ok(Self { approved, policy: policy.clone(), ..self.clone() })
+    }
+
     /// The record of a file of this commit being stored. `sha256` may still be unknown (a git file before
     /// it was fetched); the fill fills it in.
     pub(crate) fn record(&self, file: &File, sha256: Sha256, asked_by: String, origin: &str) -> NewRecord {
-        let rule = &self.approved.rule;
-        NewRecord {
+        let mut record = NewRecord {
             what: What::Stored,
             repo: self.repo().clone(),
             upstream_id: self.upstream_id.clone(),
@@ -60,14 +75,27 @@ impl Grant {
             size: file.size,
             sha256,
             etag: file.blob,
-            licence: Some(self.licence()),
-            licence_from: Some(self.approved.license.source.to_string()),
-            rule: Some(rule.name.clone()),
-            approved_by: rule.approved_by.clone(),
-            ticket: rule.ticket.clone(),
-            policy_sha256: Some(self.policy.digest()),
+            licence: None,
+            licence_from: None,
+            rule: None,
+            approved_by: None,
+            ticket: None,
+            policy_sha256: None,
             asked_by: Some(asked_by),
             origin: origin.to_owned(),
-        }
+        };
+        self.sign(&mut record);
+        record
+    }
+
+    /// Puts into a record by what it was allowed.
+    pub(crate) fn sign(&self, record: &mut NewRecord) {
+        let rule = &self.approved.rule;
+        record.licence = Some(self.licence());
+        record.licence_from = Some(self.approved.license.source.to_string());
+        record.rule = Some(rule.name.clone());
+        record.approved_by.clone_from(&rule.approved_by);
+        record.ticket.clone_from(&rule.ticket);
+        record.policy_sha256 = Some(self.policy.digest());
     }
 }

@@ -225,13 +225,32 @@ where
         .build()
 }
 
+/// What an answer waits for.
+#[derive(Debug, Clone, Copy)]
+enum Awaited {
+    /// A look-up or a transfer, which goes on behind the answer.
+    Origin,
+    /// The store alone.
+    Store,
+}
+
 /// Bounds the time to an answer.
 // No `async fn`: that would hold the work twice, as what it was given and as what it waits for.
-fn by<T>(deadline: Instant, work: impl Future<Output = Result<T>>) -> impl Future<Output = Result<T>> {
-    tokio::time::timeout_at(deadline, work).map(|done| {
+fn by<T>(
+    deadline: Instant,
+    awaited: Awaited,
+    work: impl Future<Output = Result<T>>,
+) -> impl Future<Output = Result<T>> {
+    tokio::time::timeout_at(deadline, work).map(move |done| {
         done.unwrap_or_else(|_| {
-            let why = "still fetching from the origin; the answer will be here soon".to_owned();
-            Err(Error::Busy { why, retry_after: RETRY })
+            let why = match awaited {
+                Awaited::Origin => "still fetching from the origin; the answer will be here soon",
+                Awaited::Store => {
+                    tracing::warn!("the store does not answer in time; a client was told to come back");
+                    "this gateway's store does not answer in time; tell the operator if that goes on"
+                }
+            };
+            Err(Error::Busy { why: why.to_owned(), retry_after: RETRY })
         })
     })
 }
@@ -247,7 +266,8 @@ impl Gateway {
         tasks: &TaskTracker,
     ) -> Self {
         let tasks = Tasks::here(tasks.clone());
-        let fills = Fills::new(config.fill.clone(), store.clone(), manifest.clone(), tasks.clone());
+        let (fill, contact) = (config.fill.clone(), config.contact.clone());
+        let fills = Fills::new(fill, store.clone(), manifest.clone(), policy.clone(), contact, tasks.clone());
         Self(Arc::new(Parts {
             identities: Identities::new(store.clone()),
             refs: Refs::new(store.clone(), config.ref_ttl),
@@ -334,7 +354,7 @@ impl Gateway {
     /// Bounds the time to an answer. Shared work goes on when a client's time is over.
     async fn in_time<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
         // Boxed: what lists and facts take of state is large, and would be part of every request's.
-        by(Instant::now() + DEADLINE, Box::pin(work)).await
+        by(Instant::now() + DEADLINE, Awaited::Origin, Box::pin(work)).await
     }
 
     /// Takes note of whether upstream could be asked. Nonsense about one repo says nothing of the others.

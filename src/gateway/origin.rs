@@ -32,4 +32,8 @@ impl Origin for HubFile {
     fn hurry(&self) {
         self.0.hurry();
     }
+
+    fn has_room(&self) -> bool {
+        self.0.has_room()
+    }
 }

@@ -165,9 +165,10 @@ impl Gateway {
             }
             warnings.extend(approved.rule.withheld(&files));
         }
-        let upstream_id = facts.identity.id;
+        let upstream_id = facts.identity.id.clone();
         let warning = (!warnings.is_empty()).then(|| warnings.join("; ").into());
-        Ok(Ok(Arc::new(Grant { approved, policy: policy.clone(), upstream_id, warning })))
+        let asked = Repo::clone(asked);
+        Ok(Ok(Arc::new(Grant { asked, facts, approved, policy: policy.clone(), upstream_id, warning })))
     }
 
     /// Upstream's facts as policy asks for them.

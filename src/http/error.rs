@@ -120,7 +120,8 @@ fn upstream_face(error: &upstream::Error, form: &Form) -> Face {
         | ErrorKind::ProxyRefused { .. }
         | ErrorKind::HostNotAllowed(_)
         | ErrorKind::PrivateAddress(_)
-        | ErrorKind::Malformed(_) => Face::new(StatusCode::BAD_GATEWAY, text),
+        | ErrorKind::Malformed(_)
+        | ErrorKind::WrongSize(_) => Face::new(StatusCode::BAD_GATEWAY, text),
         ErrorKind::RateLimited { retry_after } | ErrorKind::BudgetSpent { retry_after } => {
             // The origin may say minutes; a client would sleep as long (PROTOCOL section 6).
             busy(text, (*retry_after).min(Duration::from_secs(30)), form)

@@ -6,6 +6,7 @@
 //! for by [`Store::make_room`], and never by two looks at once.
 
 use std::{
+    any::Any,
     collections::HashMap,
     fs::File,
     ops::Range,
@@ -358,6 +359,10 @@ struct BoundedStage {
 impl Stage for BoundedStage {
     fn file(&self) -> Arc<File> {
         self.stage.file()
+    }
+
+    fn room(&self) -> Arc<dyn Any + Send + Sync> {
+        self.stage.room()
     }
 
     async fn advance(&mut self, upto: u64) -> Result<u64> {

@@ -22,6 +22,7 @@ mod staging;
 mod watched;
 
 use std::{
+    any::Any,
     fs::File,
     ops::Range,
     pin::Pin,
@@ -121,6 +122,11 @@ pub trait Store: std::fmt::Debug + Send + Sync + 'static {
 pub trait Stage: Send + Sync {
     /// The staging file, `size` bytes long from the start. Written and read by offset, by anybody.
     fn file(&self) -> Arc<File>;
+
+    /// The room that the file takes, where that is bounded. Who reads the file after the commit holds it as long.
+    fn room(&self) -> Arc<dyn Any + Send + Sync> {
+        Arc::new(())
+    }
 
     /// Says that bytes `0..upto` are written and final, so that the store can begin to take them (upload
     /// parts, start write-back). Returns how many bytes from the start it has taken; a blob that is taken

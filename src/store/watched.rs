@@ -1,6 +1,7 @@
 //! A store that remembers how it is doing, for readyz and metrics. All reads and writes go through here.
 
 use std::{
+    any::Any,
     fmt,
     fs::File,
     ops::Range,
@@ -165,6 +166,10 @@ struct WatchedStage {
 impl Stage for WatchedStage {
     fn file(&self) -> Arc<File> {
         self.stage.file()
+    }
+
+    fn room(&self) -> Arc<dyn Any + Send + Sync> {
+        self.stage.room()
     }
 
     async fn advance(&mut self, upto: u64) -> Result<u64> {

@@ -83,6 +83,8 @@ pub enum ErrorKind {
     PrivateAddress(String),
     /// An answer that makes no sense; says what.
     Malformed(String),
+    /// A file of another size than was announced; says what of.
+    WrongSize(String),
     /// `upstream.offline` is set: nothing is asked.
     Offline,
 }
@@ -137,6 +139,7 @@ impl Error {
             | ErrorKind::HostNotAllowed(_)
             | ErrorKind::PrivateAddress(_)
             | ErrorKind::Malformed(_)
+            | ErrorKind::WrongSize(_)
             | ErrorKind::Offline => true,
         }
     }
@@ -148,6 +151,11 @@ impl Error {
             self.kind,
             ErrorKind::RepoNotFound | ErrorKind::Gated(_) | ErrorKind::Disabled | ErrorKind::Unavailable451
         )
+    }
+
+    /// The Hub says for certain that there is no such thing, or none for us.
+    pub fn is_definite(&self) -> bool {
+        self.is_gone() || matches!(self.kind, ErrorKind::RevisionNotFound | ErrorKind::EntryNotFound)
     }
 
     /// Whether the same call may well succeed a moment later.
@@ -197,6 +205,9 @@ impl Error {
             }
             ErrorKind::PrivateAddress(_) => "the origin resolves to a private address (upstream.allow_private)".into(),
             ErrorKind::Malformed(_) => "the origin's answer makes no sense".into(),
+            ErrorKind::WrongSize(_) => {
+                "the origin's file has another size than was announced; nothing was stored".into()
+            }
             ErrorKind::Offline => "this gateway is offline and has not stored this".into(),
         }
     }
@@ -262,6 +273,7 @@ impl fmt::Display for ErrorKind {
                 write!(f, "private address without a proxy, see upstream.allow_private: {host}")
             }
             Self::Malformed(what) => write!(f, "an answer that makes no sense: {what}"),
+            Self::WrongSize(what) => write!(f, "a file of another size than announced: {what}"),
             Self::Offline => f.write_str("upstream.offline is set"),
         }
     }

@@ -75,6 +75,11 @@ impl OriginFile {
         self.can_wait.store(false, Ordering::Relaxed);
     }
 
+    /// Whether a further request for it would begin at once.
+    pub fn has_room(&self) -> bool {
+        self.upstream.exchange.files.available_permits() > 0
+    }
+
     fn purpose(&self) -> Purpose {
         if self.can_wait.load(Ordering::Relaxed) { Purpose::Background } else { Purpose::Client }
     }
@@ -83,7 +88,7 @@ impl OriginFile {
     /// `range.start` on, as one request that can go on to the end of the file; the body then has
     /// `total - range.start` bytes whatever `range.end` says.
     ///
-    /// Retries the opening only. An origin whose size differs from `total` is [`ErrorKind::Malformed`].
+    /// Retries the opening only. An origin whose size differs from `total` is [`ErrorKind::WrongSize`].
     pub async fn open(&self, range: Range<u64>, total: u64, open_ended: bool) -> Result<OriginBody> {
         self.upstream.check_online()?;
         let wanted = Wanted { start: range.start, end: if open_ended { total } else { range.end }, total };
@@ -169,9 +174,11 @@ impl OriginBody {
         let (first, last_and_one) = match answer.status {
             StatusCode::PARTIAL_CONTENT => {
                 let stated = answer.header(&CONTENT_RANGE).unwrap_or_default().to_owned();
-                let is_right = parse_content_range(&stated)
-                    .is_some_and(|(part, size)| part == (start..end) && size.is_none_or(|size| size == total));
-                if !is_right {
+                let parsed = parse_content_range(&stated);
+                if let Some((_, Some(size))) = parsed.as_ref().filter(|(_, size)| *size != Some(total)) {
+                    return Err(wrong_size(*size, total));
+                }
+                if parsed.is_none_or(|(part, _)| part != (start..end)) {
                     let problem = format!("Content-Range {stated:?} for bytes {start} to {end} of {total}");
                     return Err(Error::malformed(problem));
                 }
@@ -183,6 +190,9 @@ impl OriginBody {
         if let Some(length) = length.filter(|length| *length != last_and_one - first) {
             if is_page(&answer.headers) {
                 return Err(answer.into_page_error().await);
+            }
+            if answer.status == StatusCode::OK {
+                return Err(wrong_size(length, total));
             }
             let problem = format!("{length} bytes announced for bytes {first} to {last_and_one} of {total}");
             return Err(Error::malformed(problem));
@@ -241,7 +251,8 @@ impl OriginBody {
             }
             if data.len() as u64 > self.left {
                 if self.ends_with_us {
-                    return Poll::Ready(Some(Err(Error::malformed("more bytes than the file has"))));
+                    let problem = "more bytes than the file has".to_owned();
+                    return Poll::Ready(Some(Err(Error::new(ErrorKind::WrongSize(problem)))));
                 }
                 data.truncate(usize::try_from(self.left).unwrap_or(usize::MAX));
             }
@@ -268,6 +279,10 @@ impl std::fmt::Debug for OriginBody {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("OriginBody").field("host", &self.host).field("left", &self.left).finish_non_exhaustive()
     }
+}
+
+fn wrong_size(size: u64, total: u64) -> Error {
+    Error::new(ErrorKind::WrongSize(format!("{size} bytes, and {total} were announced")))
 }
 
 /// `bytes 0-499/1234` or `bytes 0-499/*`.

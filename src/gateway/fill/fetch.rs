@@ -1,17 +1,21 @@
 //! The fetching part of a fill: writes what the origin sends into the staging file, until nothing is
 //! missing. Cuts are resumed where they happened, behind the open client connection; a fill that nobody
-//! reads drops its connection and goes on when somebody does.
+//! reads drops its connection and goes on when somebody does. Where the origin stays away, the readers are told and
+//! what is here is kept for those who come back.
 
 use std::{ops::Range, os::unix::fs::FileExt, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_util::{StreamExt, stream::BoxStream};
-use tokio::task::JoinHandle;
+use tokio::{task::JoinHandle, time::Instant};
 
-use super::{DROP_AFTER, Fill, FillEnd, PAUSE_AFTER};
-use crate::{store, upstream};
+use super::{DROP_AFTER, Fill, FillEnd, PAUSE_AFTER, progress::Fetcher};
+use crate::{
+    store,
+    upstream::{self, ErrorKind},
+};
 
-/// Openings and cuts in a row, without a byte between them, before a fill gives up.
+/// Openings and cuts in a row, without a byte between them, before a fill's readers are told.
 const MAX_FAILURES: u32 = 8;
 
 /// The wait after the first failure; it doubles up to [`MAX_BACKOFF`].
@@ -56,9 +60,10 @@ impl Fill {
             };
             let before = gap.start;
             let mut at = before;
-            let outcome = match self.origin.open(gap.clone(), self.size).await {
-                Ok(chunks) => self.pour(chunks, gap, &mut at, true).await,
-                Err(error) => Err(Stop::Origin(error)),
+            let outcome = match self.while_read(self.origin.open(gap.clone(), self.size)).await {
+                Some(Ok(chunks)) => self.pour(chunks, gap, &mut at, Fetcher::Main).await,
+                Some(Err(error)) => Err(Stop::Origin(error)),
+                None => Err(Stop::Unread),
             };
             if at > before {
                 failures = 0;
@@ -72,14 +77,54 @@ impl Fill {
                     // A rate limit is waited out: what is here already would be lost, and its readers with it.
                     let imposed = error.retry_after().filter(|wait| *wait <= MAX_IMPOSED_WAIT);
                     if failures > MAX_FAILURES || !(error.is_worth_retrying() || imposed.is_some()) {
-                        return Err(FillEnd::Origin(error));
+                        self.stall(error).await?;
+                        failures = 0;
+                        continue;
                     }
                     let wait = imposed.unwrap_or_else(|| backoff(failures));
                     tracing::warn!(%error, at, size = self.size, failures, ?wait, "origin broke off; the fill goes on");
-                    tokio::time::sleep(wait).await;
+                    if self.while_read(tokio::time::sleep(wait)).await.is_none() {
+                        self.pause().await?;
+                    }
                 }
             }
         }
+    }
+
+    /// Does what may take long, for as long as somebody reads.
+    async fn while_read<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+        tokio::select! {
+            done = work => Some(done),
+            () = self.unread_for(PAUSE_AFTER) => None,
+        }
+    }
+
+    /// The origin fails, for now at least. The readers are told; what is here is kept for a while, and the fetch goes on
+    /// when somebody new comes. An error ends the fill: it says that there is no such content, or nothing is here yet.
+    async fn stall(&self, error: upstream::Error) -> Result<(), FillEnd> {
+        let has_none = self.peek(|state| state.progress.is_empty());
+        if matches!(error.kind, ErrorKind::WrongSize(_)) && has_none {
+            return Err(FillEnd::WrongSize(error));
+        }
+        if has_none || error.is_definite() {
+            return Err(FillEnd::Origin(error));
+        }
+        tracing::warn!(key = ?self.key, %error, "the origin fails; what is here of the file waits for the next reader");
+        let mut readers = self.readers.subscribe();
+        // Before anybody can see the stall, so that whoever comes after it counts.
+        let before = readers.borrow().arrived;
+        self.change(|state| {
+            state.stalls += 1;
+            state.stalled_by = Some(error);
+            state.stalled_since = Some(Instant::now());
+        });
+        tokio::select! {
+            _ = readers.wait_for(|readers| readers.arrived > before) => {}
+            () = tokio::time::sleep(DROP_AFTER) => return Err(FillEnd::Abandoned),
+            () = self.give_up.cancelled() => return Err(FillEnd::Abandoned),
+        }
+        self.peek(|state| state.stalled_since = None);
+        Ok(())
     }
 
     /// Waits for a reader, with the origin's connection dropped and the ranges kept.
@@ -92,8 +137,11 @@ impl Fill {
         }
     }
 
-    /// Begins an extra request for `want`, if it is missing and far enough ahead.
+    /// Begins an extra request for `want`, if it is missing and no fetch will be there soon.
     pub(super) fn fetch_ahead(self: &Arc<Self>, want: &Range<u64>) {
+        if !self.origin.has_room() {
+            return;
+        }
         let claimed = self.peek(|state| {
             if state.extra >= MAX_EXTRA || state.extra_failures >= MAX_EXTRA_FAILURES || state.end.is_some() {
                 return None;
@@ -106,30 +154,41 @@ impl Fill {
         let fill = self.clone();
         // Ends by itself: with its range, with the origin's error, or when nobody reads.
         self.tasks.spawn(async move {
-            let mut at = range.start;
-            let outcome = match fill.origin.open(range.clone(), fill.size).await {
-                Ok(chunks) => tokio::select! {
-                    outcome = fill.pour(chunks, range.clone(), &mut at, false) => outcome,
-                    // Nobody needs the rest of a fill that failed.
-                    _ = fill.ended() => Ok(()),
-                },
-                Err(error) => Err(Stop::Origin(error)),
+            let (start, mut at) = (range.start, range.start);
+            let fetched = async {
+                match fill.origin.open(range.clone(), fill.size).await {
+                    Ok(chunks) => fill.pour(chunks, range, &mut at, Fetcher::Extra(start)).await,
+                    Err(error) => Err(Stop::Origin(error)),
+                }
+            };
+            let outcome = tokio::select! {
+                outcome = fetched => outcome,
+                // Nothing of it has come, so that nothing is half written.
+                () = fill.claim_lost(start) => Ok(()),
+                // Nobody needs the rest of a fill that failed.
+                _ = fill.ended() => Ok(()),
             };
             let failed = matches!(&outcome, Err(Stop::Origin(_) | Stop::Disk(_)));
             if let Err(Stop::Origin(error)) = outcome {
-                tracing::debug!(%error, at, "an extra range request broke off; the main fetch will do it");
+                tracing::debug!(%error, start, "an extra range request broke off; the main fetch will do it");
             }
             fill.change(|state| {
                 state.extra -= 1;
                 state.extra_failures = if failed { state.extra_failures + 1 } else { 0 };
-                state.progress.unclaim(range);
+                state.progress.unclaim(start);
             });
         });
     }
 
-    /// Writes a body for `range` into the file, counting `at` on. The main fetch stops where others have
-    /// been. Writing and receiving overlap.
-    async fn pour(&self, mut chunks: Chunks, range: Range<u64>, at: &mut u64, main: bool) -> Result<(), Stop> {
+    /// Resolves when the claim that begins there stands no more.
+    async fn claim_lost(&self, start: u64) {
+        let mut version = self.version.subscribe();
+        while self.peek(|state| state.progress.is_claimed(start)) && version.changed().await.is_ok() {}
+    }
+
+    /// Writes a body for `range` into the file, counting `at` on. Stops where others have been or are. Writing and
+    /// receiving overlap.
+    async fn pour(&self, mut chunks: Chunks, range: Range<u64>, at: &mut u64, fetcher: Fetcher) -> Result<(), Stop> {
         let mut received = range.start;
         let mut batch: Vec<Bytes> = Vec::new();
         let mut batched = 0;
@@ -158,10 +217,10 @@ impl Fill {
                 }
                 chunk = chunks.next(), if open && batched < MAX_BATCH => match chunk {
                     Some(Ok(mut chunk)) => {
-                        let room = if main { self.peek(|state| state.progress.main_at(received)) } else { range.end - received };
-                        let room = usize::try_from(room.min(range.end - received)).unwrap_or(usize::MAX);
-                        if chunk.len() >= room {
-                            chunk.truncate(room);
+                        let length = (range.end - received).min(chunk.len() as u64);
+                        let room = self.peek(|state| state.progress.room(received, length, fetcher));
+                        if room < chunk.len() as u64 || received + room == range.end {
+                            chunk.truncate(usize::try_from(room).unwrap_or(usize::MAX));
                             open = false;
                         }
                         received += chunk.len() as u64;

@@ -3,8 +3,10 @@
 //! Fetching, hashing, storing and serving are separate parts that meet in one set of byte ranges
 //! ([`Progress`]) and one staging file: `fetch` writes what arrives, at any offset; `settle` hashes and
 //! stores the growing prefix and says how the fill ended; `reader` follows for a client; `table` makes it
-//! single-flight. A fill never decides whether anybody may have the file: that was decided before.
+//! single-flight. Whether somebody may have the file was decided before; `claims` has policy decide again while the
+//! fill runs, since that may take hours.
 
+mod claims;
 mod fetch;
 mod progress;
 mod reader;
@@ -15,6 +17,8 @@ mod taint;
 mod tests;
 
 use std::{
+    any::Any,
+    collections::{BTreeSet, HashMap},
     fmt,
     fs::File,
     sync::{Arc, Mutex, PoisonError},
@@ -31,14 +35,16 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    gateway::tasks::Tasks,
+    gateway::{grant::Grant, tasks::Tasks},
     hub::{BlobId, GitOid, Repo, Sha256},
     manifest::NewRecord,
-    policy::{PolicySet, Rule},
+    policy::{Denial, PolicyHandle},
     store, upstream,
 };
 
 use super::Refusal;
+use claims::Claim;
+pub(crate) use claims::FileName;
 use progress::Progress;
 pub(crate) use progress::Reading;
 pub(crate) use reader::Reader;
@@ -69,6 +75,11 @@ pub(crate) trait Origin: Send + Sync {
 
     /// Somebody waits for it now, though it was begun as work that can wait.
     fn hurry(&self) {}
+
+    /// Whether a further request would begin at once.
+    fn has_room(&self) -> bool {
+        true
+    }
 }
 
 /// What makes two misses one fill. Git ids are trusted within their repo only (SHA-1).
@@ -90,12 +101,8 @@ pub(crate) struct Order {
     pub(crate) size: u64,
     /// Whether the rule wants nothing unverified to go out.
     pub(crate) verified_only: bool,
-    /// The policy that allowed it, whose text is kept with the manifest.
-    pub(crate) policy: Arc<PolicySet>,
-    /// The rule that did.
-    pub(crate) rule: Arc<Rule>,
-    /// Whom to ask where policy refuses what came.
-    pub(crate) contact: Option<String>,
+    /// By what it was allowed.
+    pub(crate) grant: Arc<Grant>,
     /// The manifest record of the file that was asked for; its sha256 is filled in when it is known.
     pub(crate) record: NewRecord,
     /// Where to fetch.
@@ -115,7 +122,9 @@ pub(crate) enum FillEnd {
     Rejected(Sha256),
     /// What it was announced to be, which a deny rule names by its digest or a lock has otherwise. Nothing was stored.
     Denied(Box<Refusal>),
-    /// The origin failed for good.
+    /// The origin has a file of another size than announced. Nothing was stored.
+    WrongSize(upstream::Error),
+    /// The origin failed for good; for a reader also: it fails for now, and what is here is kept.
     Origin(upstream::Error),
     /// The store failed.
     Store(Arc<store::Error>),
@@ -130,7 +139,7 @@ impl FillEnd {
     pub(crate) fn name(&self) -> &'static str {
         match self {
             Self::Stored(_) => "stored",
-            Self::Rejected(_) => "rejected",
+            Self::Rejected(_) | Self::WrongSize(_) => "rejected",
             Self::Denied(_) => "denied",
             Self::Origin(_) => "origin",
             Self::Store(_) => "store",
@@ -146,7 +155,7 @@ impl fmt::Display for FillEnd {
             Self::Stored(sha256) => write!(f, "stored as {sha256}"),
             Self::Rejected(sha256) => write!(f, "the origin sent other content: its sha256 is {sha256}"),
             Self::Denied(refusal) => f.write_str(&refusal.text),
-            Self::Origin(error) => write!(f, "{error}"),
+            Self::WrongSize(error) | Self::Origin(error) => write!(f, "{error}"),
             Self::Store(error) => write!(f, "{error}"),
             Self::Manifest(error) => write!(f, "{error}"),
             Self::Abandoned => f.write_str("given up"),
@@ -162,7 +171,12 @@ pub(crate) struct Fill {
     asked_by: String,
     origin: Arc<dyn Origin>,
     store: Arc<dyn store::Store>,
+    policy: Arc<PolicyHandle>,
+    /// Whom to ask where policy refuses what came.
+    contact: Option<String>,
     file: Arc<File>,
+    /// The room that the file takes, which readers still need when it is stored.
+    _room: Arc<dyn Any + Send + Sync>,
     state: Mutex<State>,
     /// Counts up whenever `state` changes in a way that somebody may wait for.
     version: watch::Sender<u64>,
@@ -186,30 +200,25 @@ struct State {
     extra_failures: u32,
     /// Records to write before anybody gets the last byte; `None` once they are being written.
     claims: Option<Vec<Claim>>,
+    /// Files that policy has refused since they were asked for.
+    refused: HashMap<FileName, Denial>,
+    /// How often the fetch has stopped to wait for a new reader, since the origin failed.
+    stalls: u64,
+    /// Why it did so last.
+    stalled_by: Option<upstream::Error>,
+    /// Since when it waits.
+    stalled_since: Option<Instant>,
     end: Option<FillEnd>,
     /// Clients that were given unverified bytes, for the log should the fill fail.
-    given_to: std::collections::BTreeSet<String>,
-}
-
-/// A file that will have this content, and the policy that allowed it.
-struct Claim {
-    record: NewRecord,
-    policy: Arc<PolicySet>,
-    rule: Arc<Rule>,
-    contact: Option<String>,
-}
-
-impl Claim {
-    fn is_of(&self, record: &NewRecord) -> bool {
-        let ours = &self.record;
-        ours.repo == record.repo && ours.commit == record.commit && ours.path == record.path
-    }
+    given_to: BTreeSet<String>,
 }
 
 #[derive(Debug, Clone, Copy)]
 struct Readers {
     count: usize,
     since: Instant,
+    /// How many have ever come.
+    arrived: u64,
 }
 
 impl Fill {
@@ -263,10 +272,13 @@ impl Fill {
         }
     }
 
-    /// Since when it is paused, if it is: nobody reads, and its origin connection is dropped.
+    /// Since when it is paused, if it is: nobody reads, or the origin failed, and its origin connection is dropped.
     fn paused_since(&self) -> Option<Instant> {
+        let (is_whole, stalled_since) = self.peek(|state| (state.progress.is_whole(), state.stalled_since));
         let readers = *self.readers.borrow();
-        (readers.count == 0 && readers.since.elapsed() >= PAUSE_AFTER).then_some(readers.since)
+        let unread = readers.count == 0 && readers.since.elapsed() >= PAUSE_AFTER;
+        // One that is whole fetches nothing, and ends by itself.
+        stalled_since.or(unread.then_some(readers.since)).filter(|_| !is_whole)
     }
 
     /// Resolves when somebody reads.
@@ -277,19 +289,49 @@ impl Fill {
     }
 }
 
-/// Counts a reader for as long as it lives.
-struct Presence(Arc<Fill>);
+/// Counts a reader of a file for as long as it lives.
+struct Presence {
+    fill: Arc<Fill>,
+    file: FileName,
+    /// The fill's stalls when it came: a later one is its end.
+    stalls: u64,
+}
 
 impl Presence {
-    fn of(fill: &Arc<Fill>) -> Self {
-        fill.readers.send_modify(|readers| readers.count += 1);
-        Self(fill.clone())
+    fn of(fill: &Arc<Fill>, file: FileName) -> Self {
+        // In this order: a stall is over when somebody arrives who has not seen it.
+        let stalls = fill.peek(|state| state.stalls);
+        fill.readers.send_modify(|readers| {
+            readers.count += 1;
+            readers.arrived += 1;
+        });
+        Self { fill: fill.clone(), file, stalls }
+    }
+
+    /// How it ended for this reader, once it has.
+    fn end(&self, state: &State) -> Option<FillEnd> {
+        let denied = state.refused.get(&self.file).map(|denial| self.fill.denied(denial));
+        let stalled = || state.stalled_by.clone().filter(|_| state.stalls > self.stalls).map(FillEnd::Origin);
+        denied.or_else(|| state.end.clone()).or_else(stalled)
+    }
+
+    /// Waits for the end.
+    async fn ended(&self) -> FillEnd {
+        let mut version = self.fill.version.subscribe();
+        loop {
+            if let Some(end) = self.fill.peek(|state| self.end(state)) {
+                return end;
+            }
+            if version.changed().await.is_err() {
+                return FillEnd::Abandoned;
+            }
+        }
     }
 }
 
 impl Drop for Presence {
     fn drop(&mut self) {
-        self.0.readers.send_modify(|readers| {
+        self.fill.readers.send_modify(|readers| {
             readers.count -= 1;
             readers.since = Instant::now();
         });
@@ -302,14 +344,15 @@ pub(crate) struct Follower {
 }
 
 impl Follower {
-    pub(crate) fn of(fill: &Arc<Fill>) -> Self {
-        Self { presence: Presence::of(fill) }
+    /// One who waits for this file of those that will have the content.
+    pub(crate) fn of(fill: &Arc<Fill>, file: FileName) -> Self {
+        Self { presence: Presence::of(fill, file) }
     }
 
     /// Waits for the end; meanwhile says how much has come in from the start, a few times a second.
     pub(crate) async fn follow(&self, mut on_bytes: impl FnMut(u64)) -> FillEnd {
-        let fill = &self.presence.0;
-        let ended = fill.ended();
+        let fill = &self.presence.fill;
+        let ended = self.presence.ended();
         tokio::pin!(ended);
         let mut told = 0;
         let mut looks = tokio::time::interval(TOLD_EVERY);
@@ -330,9 +373,9 @@ impl Follower {
 
 impl Drop for Follower {
     fn drop(&mut self) {
-        let fill = &self.presence.0;
+        let fill = &self.presence.fill;
         // A job that is cancelled takes its transfer with it, unless a client has joined.
-        if fill.readers.borrow().count <= 1 && fill.end().is_none() {
+        if fill.readers.borrow().count <= 1 && fill.peek(|state| self.presence.end(state)).is_none() {
             fill.deserted.cancel();
         }
     }
@@ -344,7 +387,7 @@ impl FillEnd {
         match self {
             Self::Stored(sha256) | Self::Rejected(sha256) => super::Error::Integrity { sha256 },
             Self::Denied(refusal) => super::Error::Denied(*refusal),
-            Self::Origin(error) => super::Error::Upstream(error),
+            Self::WrongSize(error) | Self::Origin(error) => super::Error::Upstream(error),
             Self::Store(error) => super::Error::Store(error),
             Self::Manifest(error) => super::Error::Manifest(error),
             Self::Abandoned => super::Error::Busy {

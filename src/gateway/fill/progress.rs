@@ -5,7 +5,7 @@
 //! the file it happens to lie), and no sequential reader runs so far ahead that the end would mean a long
 //! pause.
 
-use std::ops::Range;
+use std::{collections::BTreeMap, ops::Range};
 
 use rangemap::RangeSet;
 
@@ -27,15 +27,34 @@ const AHEAD_BYTES: u64 = 8 * 1024 * 1024;
 pub(crate) struct Progress {
     size: u64,
     present: RangeSet<u64>,
-    /// Being fetched by an extra request; the main fetch leaves it out.
-    claimed: RangeSet<u64>,
+    /// What extra requests were made for, by where it begins. Nobody else writes there once bytes of it have come.
+    claims: BTreeMap<u64, Claimed>,
     given: RangeSet<u64>,
     given_bytes: u64,
+    /// Where the main fetch began last.
+    main_from: u64,
     /// Where the main fetch writes next.
     main_at: u64,
     hashed: u64,
     stored: u64,
     nothing_unverified: bool,
+}
+
+/// What an extra request is to bring.
+#[derive(Debug)]
+struct Claimed {
+    end: u64,
+    /// Whether its bytes are coming. One that has not begun is no reason for anybody to leave it out.
+    begun: bool,
+}
+
+/// Who fetches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fetcher {
+    /// The one that goes from gap to gap until nothing is missing.
+    Main,
+    /// An extra request, by where its claim begins.
+    Extra(u64),
 }
 
 /// What a reader at some offset may do now.
@@ -67,9 +86,10 @@ impl Progress {
         Self {
             size,
             present: RangeSet::new(),
-            claimed: RangeSet::new(),
+            claims: BTreeMap::new(),
             given: RangeSet::new(),
             given_bytes: 0,
+            main_from: 0,
             main_at: 0,
             hashed: 0,
             stored: 0,
@@ -155,45 +175,88 @@ impl Progress {
         Offer::Give(range.start..end)
     }
 
-    /// Where the main fetch should go on: the first range that nobody has fetched or is fetching.
-    /// `None` when there is none.
+    /// Whether anything is there at all.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.present.is_empty()
+    }
+
+    /// Where the main fetch should go on: the first range that is neither there nor coming. `None` when there is none.
     pub(crate) fn next_gap(&mut self) -> Option<Range<u64>> {
-        let mut taken = self.present.clone();
-        taken.extend(self.claimed.iter().cloned());
-        let gap = taken.gaps(&(0..self.size)).next();
-        if let Some(gap) = &gap {
-            self.main_at = gap.start;
-        }
-        gap
-    }
-
-    /// The main fetch has written up to here. Returns how many bytes it may still write before it meets
-    /// what somebody else has fetched or is fetching.
-    pub(crate) fn main_at(&mut self, at: u64) -> u64 {
-        self.main_at = at;
-        let rest = at..self.size;
-        let next_present = self.present.overlapping(&rest).next().map_or(self.size, |range| range.start.max(at));
-        let next_claimed = self.claimed.overlapping(&rest).next().map_or(self.size, |range| range.start.max(at));
-        next_present.min(next_claimed) - at
-    }
-
-    /// Claims the missing part at the start of `want` for an extra request, if it lies far enough ahead of
-    /// the main fetch and nobody has claimed it.
-    pub(crate) fn claim_ahead(&mut self, want: &Range<u64>) -> Option<Range<u64>> {
-        if want.start < self.main_at + AHEAD_BYTES || self.claimed.contains(&want.start) {
-            return None;
-        }
-        let gap = self.present.gaps(want).next()?;
-        let gap = self.claimed.gaps(&gap).next()?;
-        self.claimed.insert(gap.clone());
+        let gap = self.unattended(&(0..self.size))?;
+        (self.main_from, self.main_at) = (gap.start, gap.start);
         Some(gap)
     }
 
-    /// Gives a claim back, fetched or not.
-    pub(crate) fn unclaim(&mut self, range: Range<u64>) {
-        if !range.is_empty() {
-            self.claimed.remove(range);
+    /// How many bytes a fetch that stands at `at` may write now, of `length` that it has in hand. None to the main fetch
+    /// when there is an earlier gap, as an extra request that broke off leaves one; none to an extra request whose claim
+    /// is lost. Claims of which nothing has come yet are lost to whoever gets there first.
+    pub(crate) fn room(&mut self, at: u64, length: u64, fetcher: Fetcher) -> u64 {
+        let own = match fetcher {
+            Fetcher::Main => {
+                self.main_at = at;
+                if self.main_from > 0 && self.unattended(&(0..self.main_from)).is_some() {
+                    return 0;
+                }
+                None
+            }
+            Fetcher::Extra(start) => {
+                let Some(claim) = self.claims.get_mut(&start) else { return 0 };
+                claim.begun = true;
+                Some(start)
+            }
+        };
+        let there = self.present.overlapping(&(at..self.size)).next().map_or(self.size, |range| range.start.max(at));
+        let coming = self.claims.range(at..).find(|(start, claim)| claim.begun && own != Some(**start));
+        let end = coming.map_or(self.size, |(start, _)| *start).min(there).min(at + length);
+        self.claims.retain(|start, _| own == Some(*start) || !(at..end).contains(start));
+        if fetcher == Fetcher::Main {
+            self.main_at = end;
         }
+        end - at
+    }
+
+    /// Claims the missing part at the start of `want` for an extra request, unless another fetch will be there soon.
+    pub(crate) fn claim_ahead(&mut self, want: &Range<u64>) -> Option<Range<u64>> {
+        let gap = self.present.gaps(want).next()?;
+        let soon_there = |from: u64, at: u64, end: u64| {
+            (self.reached(from)..at.saturating_add(AHEAD_BYTES).min(end)).contains(&gap.start)
+        };
+        let mut extra = self.claims.iter().map(|(start, claim)| (*start, self.reached(*start), claim.end));
+        if soon_there(self.main_from, self.main_at, self.size)
+            || extra.any(|(start, at, end)| soon_there(start, at, end))
+        {
+            return None;
+        }
+        let mut end = self.claims.range(gap.start..).next().map_or(gap.end, |(start, _)| gap.end.min(*start));
+        if gap.start < self.main_from {
+            // What the main fetch has in hand there is not written yet.
+            end = end.min(self.main_from);
+        }
+        let claimed = gap.start..end;
+        self.claims.insert(claimed.start, Claimed { end: claimed.end, begun: false });
+        Some(claimed)
+    }
+
+    /// Whether the claim that begins there still stands.
+    pub(crate) fn is_claimed(&self, start: u64) -> bool {
+        self.claims.contains_key(&start)
+    }
+
+    /// Gives a claim back, fetched or not.
+    pub(crate) fn unclaim(&mut self, start: u64) {
+        self.claims.remove(&start);
+    }
+
+    /// The first part of `range` that is neither there nor coming.
+    fn unattended(&self, range: &Range<u64>) -> Option<Range<u64>> {
+        let mut attended = self.present.clone();
+        attended.extend(self.claims.iter().filter(|(_, claim)| claim.begun).map(|(start, claim)| *start..claim.end));
+        attended.gaps(range).next()
+    }
+
+    /// How far it is there without a gap from `start` on.
+    fn reached(&self, start: u64) -> u64 {
+        self.present.get(&start).map_or(start, |range| range.end)
     }
 }
 
@@ -242,18 +305,60 @@ mod tests {
     }
 
     #[test]
-    fn the_main_fetch_leaves_out_what_extra_requests_fetch() {
+    fn the_main_fetch_leaves_out_what_extra_requests_bring() {
         let size = 100 * MIB;
         let mut progress = Progress::new(size, false);
         assert_eq!(progress.next_gap(), Some(0..size));
         assert_eq!(progress.claim_ahead(&(MIB..2 * MIB)), None, "near the main fetch: it will be there soon");
         assert_eq!(progress.claim_ahead(&(90 * MIB..size)), Some(90 * MIB..size));
-        assert_eq!(progress.claim_ahead(&(95 * MIB..size)), None, "claimed already");
-        assert_eq!(progress.main_at(MIB), 89 * MIB);
+        assert_eq!(progress.claim_ahead(&(95 * MIB..size)), None, "it will be there soon");
+        assert_eq!(progress.room(90 * MIB, MIB, Fetcher::Extra(90 * MIB)), MIB);
         progress.arrived(0..90 * MIB);
-        assert_eq!(progress.next_gap(), None, "the rest is claimed");
-        progress.unclaim(90 * MIB..size);
+        assert_eq!(progress.room(90 * MIB, MIB, Fetcher::Main), 0);
+        assert_eq!(progress.next_gap(), None, "the rest is coming");
+        progress.unclaim(90 * MIB);
         assert_eq!(progress.next_gap(), Some(90 * MIB..size));
+    }
+
+    #[test]
+    fn a_claim_of_which_nothing_has_come_is_lost_to_the_main_fetch_when_that_gets_there() {
+        let size = 100 * MIB;
+        let mut progress = Progress::new(size, false);
+        assert_eq!(progress.next_gap(), Some(0..size));
+        assert_eq!(progress.claim_ahead(&(20 * MIB..21 * MIB)), Some(20 * MIB..21 * MIB));
+        progress.arrived(0..20 * MIB);
+        assert_eq!(progress.room(20 * MIB, MIB, Fetcher::Main), MIB);
+        assert!(!progress.is_claimed(20 * MIB));
+        assert_eq!(progress.room(20 * MIB, MIB, Fetcher::Extra(20 * MIB)), 0, "two would write the same bytes");
+    }
+
+    #[test]
+    fn a_hole_that_an_extra_request_leaves_calls_the_main_fetch_back() {
+        let size = 100 * MIB;
+        let mut progress = Progress::new(size, false);
+        assert_eq!(progress.next_gap(), Some(0..size));
+        assert_eq!(progress.claim_ahead(&(20 * MIB..40 * MIB)), Some(20 * MIB..40 * MIB));
+        assert_eq!(progress.room(20 * MIB, MIB, Fetcher::Extra(20 * MIB)), MIB);
+        progress.arrived(0..21 * MIB);
+        assert_eq!(progress.next_gap(), Some(40 * MIB..size), "behind what the extra request brings");
+        assert_eq!(progress.room(40 * MIB, MIB, Fetcher::Main), MIB);
+        // Far ahead of the extra request, and behind the main one: somebody waits there.
+        assert_eq!(progress.claim_ahead(&(35 * MIB..36 * MIB)), Some(35 * MIB..36 * MIB));
+        progress.arrived(40 * MIB..41 * MIB);
+        progress.unclaim(20 * MIB);
+        assert_eq!(progress.room(41 * MIB, MIB, Fetcher::Main), 0);
+        assert_eq!(progress.next_gap(), Some(21 * MIB..40 * MIB));
+    }
+
+    #[test]
+    fn what_the_main_fetch_has_in_hand_is_claimed_by_nobody() {
+        let size = 100 * MIB;
+        let mut progress = Progress::new(size, false);
+        assert_eq!(progress.next_gap(), Some(0..size));
+        progress.arrived(0..MIB);
+        assert_eq!(progress.room(MIB, 3 * MIB, Fetcher::Main), 3 * MIB);
+        // It has four MiB and has written one.
+        assert_eq!(progress.claim_ahead(&(2 * MIB..3 * MIB)), None);
     }
 
     proptest! {

@@ -8,7 +8,7 @@ use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody, combinators::UnsyncBoxBody};
 use tokio::time::Instant;
 
-use super::{Fill, FillEnd, Presence, Reading, progress::Offer};
+use super::{FileName, Fill, FillEnd, Presence, Reading, progress::Offer};
 use crate::{
     body::read_at,
     gateway::{BodyError, Error},
@@ -40,9 +40,9 @@ enum Step {
 }
 
 impl Reader {
-    /// A reader of `range` for `client`.
-    pub(crate) fn new(fill: &Arc<Fill>, range: Range<u64>, reading: Reading, client: String) -> Self {
-        let presence = Presence::of(fill);
+    /// A reader of a range of `file`, which is one of those that the fill is for, on behalf of `client`.
+    pub(crate) fn new(fill: &Arc<Fill>, file: FileName, range: Range<u64>, reading: Reading, client: String) -> Self {
+        let presence = Presence::of(fill, file);
         Self { fill: fill.clone(), at: range.start, end: range.end, reading, client, presence }
     }
 
@@ -93,9 +93,9 @@ impl Reader {
 
     fn step(&self) -> Step {
         let want = self.at..self.end.min(self.at + CHUNK_BYTES);
-        self.fill.peek(|state| match &state.end {
+        self.fill.peek(|state| match self.presence.end(state) {
             Some(FillEnd::Stored(_)) if !want.is_empty() => Step::Read(want),
-            Some(end) => Step::End(end.clone()),
+            Some(end) => Step::End(end),
             // The mark must stand before anything unverified goes out; see `read`.
             None => match state.progress.offer(want, self.reading) {
                 Offer::Give(range) => Step::Read(range),
@@ -107,10 +107,11 @@ impl Reader {
 
     async fn read(&mut self, range: Range<u64>) -> Result<Bytes, Error> {
         let end = self.fill.peek(|state| {
-            if state.end.is_none() && !state.given_to.contains(&self.client) {
+            let end = self.presence.end(state);
+            if end.is_none() && !state.given_to.contains(&self.client) {
                 state.given_to.insert(self.client.clone());
             }
-            state.end.clone()
+            end
         });
         match end {
             None => self.fill.set_taint().await?,
@@ -135,6 +136,6 @@ impl Reader {
 
 impl Drop for Reader {
     fn drop(&mut self) {
-        tracing::trace!(key = ?self.presence.0.key, client = self.client, at = self.at, "reader left");
+        tracing::trace!(key = ?self.presence.fill.key, client = self.client, at = self.at, "reader left");
     }
 }

@@ -7,9 +7,8 @@ use std::{os::unix::fs::FileExt, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 
-use super::{Claim, Fill, FillEnd, FillKey};
+use super::{Fill, FillEnd, FillKey};
 use crate::{
-    gateway::{Refusal, grant::remember_policy},
     hub::{BlobId, GitHasher, Sha256, Sha256Hasher},
     manifest::Manifest,
     store::{self, Key, PutMode, Stage},
@@ -68,13 +67,15 @@ impl Fill {
         let come_in = async { tokio::try_join!(self.fetch(), self.hash(), self.keep(stage.as_mut())) };
         let ((), computed, ()) = tokio::select! {
             outcome = come_in => outcome?,
+            end = self.refused() => return Err(end),
             () = self.deserted.cancelled() => return Err(FillEnd::Abandoned),
         };
         if !computed.matches {
             return Err(FillEnd::Rejected(computed.sha256));
         }
-        self.decide_content(computed.sha256)?;
         let sha256 = computed.sha256;
+        // The digest of a git file is known only now, and policy may deny it.
+        self.decide(&self.policy.current(), Some(&sha256))?;
         stage.commit(sha256).await.map_err(store_end)?;
         if let FillKey::Git(repo, oid) = &self.key {
             let body = Bytes::from(sha256.to_string());
@@ -82,40 +83,6 @@ impl Fill {
         }
         self.record(sha256, manifest).await?;
         Ok(sha256)
-    }
-
-    /// The digest of a git file is known only now, and policy may deny it.
-    fn decide_content(&self, sha256: Sha256) -> Result<(), FillEnd> {
-        self.peek(|state| {
-            let claims = state.claims.iter().flatten();
-            let mut refused = claims.filter_map(|Claim { record, policy, rule, contact }| {
-                let denial = policy.decide_content(rule, &record.repo, &record.path, &sha256).err()?;
-                Some(Refusal::of_policy(&denial, contact.as_deref()))
-            });
-            refused.next()
-        })
-        .map_or(Ok(()), |refusal| Err(FillEnd::Denied(Box::new(refusal))))
-    }
-
-    /// Writes the records of all who asked, including those who join meanwhile.
-    async fn record(&self, sha256: Sha256, manifest: &Manifest) -> Result<(), FillEnd> {
-        loop {
-            let claims = self.peek(|state| match state.claims.as_mut() {
-                Some(claims) if !claims.is_empty() => std::mem::take(claims),
-                _ => {
-                    state.claims = None;
-                    Vec::new()
-                }
-            });
-            if claims.is_empty() {
-                return Ok(());
-            }
-            for Claim { mut record, policy, .. } in claims {
-                record.sha256 = sha256;
-                remember_policy(manifest, &policy).await.map_err(FillEnd::Manifest)?;
-                manifest.record_stored(record).await.map_err(FillEnd::Manifest)?;
-            }
-        }
     }
 
     /// Hashes the prefix as it grows.

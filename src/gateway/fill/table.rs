@@ -19,6 +19,7 @@ use crate::{
     gateway::{Error, tasks::Tasks, turns::Turns},
     hub::BlobId,
     manifest::Manifest,
+    policy::PolicyHandle,
     store::{self, Store},
     telemetry::Family,
 };
@@ -49,14 +50,20 @@ const MAX_SLOW: Duration = Duration::from_mins(5);
 /// How many digests with mismatches are remembered.
 const MAX_MISMATCHES: usize = 10_000;
 
+/// A content and the size that it was said to have. A wrong size that one repo states is no fault of another that
+/// states the right one.
+type Announced = (FillKey, u64);
+
 /// The table.
 pub(crate) struct Fills {
     config: FillConfig,
     store: Arc<dyn Store>,
     manifest: Manifest,
+    policy: Arc<PolicyHandle>,
+    contact: Option<String>,
     tasks: Tasks,
     live: Mutex<HashMap<FillKey, Arc<Fill>>>,
-    mismatches: Mutex<HashMap<FillKey, (u32, Instant)>>,
+    mismatches: Mutex<HashMap<Announced, (u32, Instant)>>,
     ended: Family<1>,
     /// Who begins a fill takes its key's turn, so that many who miss one blob at once stage it once.
     turns: Turns,
@@ -76,7 +83,7 @@ impl Drop for Landing {
             state.end.get_or_insert(FillEnd::Abandoned);
         });
         self.table.live().remove(&self.fill.key);
-        self.table.remember_end(self.fill.key.clone(), self.fill.end().as_ref());
+        self.table.remember_end((self.fill.key.clone(), self.fill.size), self.fill.end().as_ref());
     }
 }
 
@@ -103,25 +110,41 @@ pub(crate) enum Joined {
 
 impl Fills {
     /// An empty table; its fills run as `tasks`.
-    pub(crate) fn new(config: FillConfig, store: Arc<dyn Store>, manifest: Manifest, tasks: Tasks) -> Arc<Self> {
+    pub(crate) fn new(
+        config: FillConfig,
+        store: Arc<dyn Store>,
+        manifest: Manifest,
+        policy: Arc<PolicyHandle>,
+        contact: Option<String>,
+        tasks: Tasks,
+    ) -> Arc<Self> {
         let (live, mismatches) = (Mutex::default(), Mutex::default());
         let ended = Family::new(["end"]);
-        Arc::new(Self { config, store, manifest, tasks, live, mismatches, ended, turns: Turns::default() })
+        Arc::new(Self {
+            config,
+            store,
+            manifest,
+            policy,
+            contact,
+            tasks,
+            live,
+            mismatches,
+            ended,
+            turns: Turns::default(),
+        })
     }
 
     /// Begins a fill for the order, or joins the one that is under way.
     pub(crate) async fn join(self: &Arc<Self>, order: Order) -> Result<Joined, Error> {
-        let order = match self.join_live(order) {
-            Ok(joined) => return Ok(joined),
-            Err(order) => order,
-        };
+        if let Some(fill) = self.find(&order.key) {
+            return self.join_live(fill, order);
+        }
         let _turn = self.turns.take(&order.key).await;
         // The one before us may have begun it.
-        let order = match self.join_live(order) {
-            Ok(joined) => return Ok(joined),
-            Err(order) => order,
-        };
-        self.refuse_while_slowed(&order.key)?;
+        if let Some(fill) = self.find(&order.key) {
+            return self.join_live(fill, order);
+        }
+        self.refuse_while_slowed(&(order.key.clone(), order.size))?;
         self.refuse_past_limits(&self.live(), &order.asked_by, order.background)?;
         let announced = match order.blob {
             BlobId::Sha256(sha256) => Some(sha256),
@@ -139,22 +162,24 @@ impl Fills {
             asked_by: order.asked_by,
             origin: order.origin,
             store: self.store.clone(),
+            policy: self.policy.clone(),
+            contact: self.contact.clone(),
             file: stage.file(),
+            _room: stage.room(),
             state: Mutex::new(State {
                 progress: Progress::new(order.size, nothing_unverified),
                 extra: 0,
                 extra_failures: 0,
-                claims: Some(vec![Claim {
-                    record: order.record,
-                    policy: order.policy,
-                    rule: order.rule,
-                    contact: order.contact,
-                }]),
+                claims: Some(vec![Claim { record: order.record, grant: order.grant }]),
+                refused: HashMap::new(),
+                stalls: 0,
+                stalled_by: None,
+                stalled_since: None,
                 end: None,
                 given_to: BTreeSet::new(),
             }),
             version: watch::Sender::new(0),
-            readers: watch::Sender::new(Readers { count: 0, since: Instant::now() }),
+            readers: watch::Sender::new(Readers { count: 0, since: Instant::now(), arrived: 0 }),
             taint: OnceCell::new(),
             give_up: CancellationToken::new(),
             deserted: CancellationToken::new(),
@@ -193,26 +218,41 @@ impl Fills {
         Error::Busy { why: format!("no room for another transfer: {limit}"), retry_after: Duration::from_secs(10) }
     }
 
-    /// Joins a live fill with the order's record. The order comes back when there is none.
-    #[expect(clippy::result_large_err, reason = "the order comes back to whoever made it")]
-    fn join_live(&self, order: Order) -> Result<Joined, Order> {
-        let Some(fill) = self.live().get(&order.key).cloned() else { return Err(order) };
+    fn find(&self, key: &FillKey) -> Option<Arc<Fill>> {
+        self.live().get(key).cloned()
+    }
+
+    /// Joins a live fill with the order's record.
+    fn join_live(&self, fill: Arc<Fill>, order: Order) -> Result<Joined, Error> {
+        let (repo, commit, path) = (&order.record.repo, order.record.commit, &order.record.path);
+        // The size of an LFS file is whatever its author wrote. One content has one size.
+        if fill.size != order.size {
+            let (announced, coming) = (order.size, fill.size);
+            return Err(Error::Insane(format!(
+                "{repo}@{commit}: {path} is announced with {announced} bytes, and the same content is coming in under another \
+                 name with {coming} bytes announced"
+            )));
+        }
+        let mut claim = Claim { record: order.record, grant: order.grant };
+        // The fill has looked at the policy in force already.
+        let policy = self.policy.current();
+        if claim.grant.policy.digest() != policy.digest()
+            && let Err(denial) = claim.decide(&policy, None)
+        {
+            return Err(fill.denied(&denial).into_error());
+        }
         if !order.background {
             fill.origin.hurry();
         }
-        let joined = fill.peek(|state| match &mut state.claims {
-            Some(claims) => {
-                if !claims.iter().any(|claim| claim.is_of(&order.record)) {
-                    claims.push(Claim {
-                        record: order.record,
-                        policy: order.policy,
-                        rule: order.rule,
-                        contact: order.contact,
-                    });
-                }
-                true
+        let joined = fill.peek(|state| {
+            let Some(claims) = &mut state.claims else { return false };
+            state.refused.remove(&claim.file());
+            match claims.iter_mut().find(|known| known.is_of(&claim.record)) {
+                // The later decision; the record is of who asked first.
+                Some(known) => known.grant = claim.grant,
+                None => claims.push(claim),
             }
-            None => false,
+            true
         });
         Ok(if joined { Joined::Live(fill) } else { Joined::Ending(fill) })
     }
@@ -260,9 +300,9 @@ impl Fills {
     }
 
     /// Content that was not what was announced is not fetched again at once.
-    fn refuse_while_slowed(&self, key: &FillKey) -> Result<(), Error> {
+    fn refuse_while_slowed(&self, announced: &Announced) -> Result<(), Error> {
         let mismatches = self.mismatches.lock().unwrap_or_else(PoisonError::into_inner);
-        match mismatches.get(key) {
+        match mismatches.get(announced) {
             Some((times, until)) if *until > Instant::now() => Err(Error::Busy {
                 why: format!("the origin sent wrong content {times} times; the next try waits"),
                 retry_after: until.duration_since(Instant::now()),
@@ -271,22 +311,22 @@ impl Fills {
         }
     }
 
-    fn remember_end(&self, key: FillKey, end: Option<&FillEnd>) {
+    fn remember_end(&self, announced: Announced, end: Option<&FillEnd>) {
         if let Some(end) = end {
             self.ended.count([end.name()]);
         }
         let mut mismatches = self.mismatches.lock().unwrap_or_else(PoisonError::into_inner);
         match end {
-            Some(FillEnd::Rejected(_)) => {
+            Some(FillEnd::Rejected(_) | FillEnd::WrongSize(_)) => {
                 if mismatches.len() >= MAX_MISMATCHES {
                     mismatches.retain(|_, (_, until)| *until > Instant::now());
                 }
-                let times = mismatches.get(&key).map_or(0, |(times, _)| *times) + 1;
+                let times = mismatches.get(&announced).map_or(0, |(times, _)| *times) + 1;
                 let wait = MAX_SLOW.min(FIRST_SLOW * 2_u32.saturating_pow(times - 1));
-                mismatches.insert(key, (times, Instant::now() + wait));
+                mismatches.insert(announced, (times, Instant::now() + wait));
             }
             Some(FillEnd::Stored(_)) => {
-                mismatches.remove(&key);
+                mismatches.remove(&announced);
             }
             _ => {}
         }

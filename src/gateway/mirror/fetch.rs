@@ -194,7 +194,7 @@ impl Gateway {
                 }
                 Err(error) => return Err(error),
             };
-            match Follower::of(&fill).follow(on_bytes).await {
+            match Follower::of(&fill, file.name()).follow(on_bytes).await {
                 FillEnd::Stored(sha256) => return Ok(Brought { sha256, fetched: true }),
                 FillEnd::Abandoned if tries < MAX_TRIES => tries += 1,
                 end => return Err(end.into_error()),

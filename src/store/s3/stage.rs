@@ -5,6 +5,7 @@
 //! `verify` only, and served until then.
 
 use std::{
+    any::Any,
     collections::{BTreeMap, HashMap},
     fs::File,
     ops::Range,
@@ -147,6 +148,10 @@ impl S3Stage {
 impl Stage for S3Stage {
     fn file(&self) -> Arc<File> {
         self.spooled.file.clone()
+    }
+
+    fn room(&self) -> Arc<dyn Any + Send + Sync> {
+        self.spooled.clone()
     }
 
     async fn advance(&mut self, upto: u64) -> Result<u64> {

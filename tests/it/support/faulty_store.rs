@@ -1,6 +1,7 @@
 //! A store that fails, waits and slows down as it is told, over one that works.
 
 use std::{
+    any::Any,
     collections::HashMap,
     fs::File,
     ops::Range,
@@ -198,6 +199,10 @@ struct FaultyStage {
 impl Stage for FaultyStage {
     fn file(&self) -> Arc<File> {
         self.stage.file()
+    }
+
+    fn room(&self) -> Arc<dyn Any + Send + Sync> {
+        self.stage.room()
     }
 
     async fn advance(&mut self, upto: u64) -> Result<u64> {

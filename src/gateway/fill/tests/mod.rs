@@ -17,17 +17,20 @@ use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    Fill, FillConfig, FillEnd, FillKey, Fills, Joined, Order, Origin, PAUSE_AFTER, Reader, Reading, is_tainted,
+    DROP_AFTER, FileName, Fill, FillConfig, FillEnd, FillKey, Fills, Joined, Order, Origin, PAUSE_AFTER, Reader,
+    Reading, is_tainted,
 };
 use crate::{
-    gateway::{Error, tasks::Tasks},
+    gateway::{Error, grant::Grant, tasks::Tasks},
     hub::{BlobId, GitHasher, Repo, RepoKind, Sha256},
     manifest::{Manifest, NewRecord, What, WriterId},
-    policy::PolicySet,
+    policy::{EnvLists, Identity, LicenseClaims, PolicyHandle, RepoFacts, today},
     store::{self, Key, Store},
     upstream,
 };
 
+mod origin;
+mod refused;
 mod transfer;
 mod verified;
 
@@ -43,6 +46,10 @@ enum Act {
     Flip(u64),
     /// Says for good that there is no such file.
     Gone,
+    /// Fails in this way.
+    Fail(upstream::ErrorKind),
+    /// Says nothing at all.
+    Hang,
 }
 
 struct Script {
@@ -70,6 +77,8 @@ impl Origin for Arc<Script> {
             }
             Act::Flip(at) => bytes[usize(at - range.start)] ^= 1,
             Act::Gone => return Err(upstream::Error::new(upstream::ErrorKind::EntryNotFound)),
+            Act::Fail(kind) => return Err(upstream::Error::new(kind)),
+            Act::Hang => std::future::pending().await,
         }
         let script = self.clone();
         let pieces = Bytes::from(bytes).chunks(MIB / 4).map(Bytes::copy_from_slice).collect::<Vec<_>>();
@@ -93,7 +102,8 @@ fn usize(n: u64) -> usize {
 }
 
 struct Bench {
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
+    policy: Arc<PolicyHandle>,
     store: Arc<dyn Store>,
     manifest: Manifest,
     fills: Arc<Fills>,
@@ -115,9 +125,13 @@ impl Bench {
         let mut store_config = store::StoreConfig::default();
         store_config.local.path = dir.path().join("store");
         let store = store::build(&store_config, &store::SpoolConfig::default(), "w").await.unwrap();
+        std::fs::create_dir(dir.path().join("policy")).unwrap();
+        std::fs::write(dir.path().join("policy/policy.toml"), POLICY).unwrap();
+        let policy = Arc::new(PolicyHandle::open(dir.path().join("policy"), EnvLists::default()).unwrap());
         let tasks = TaskTracker::new();
         let manifest = Manifest::start(store.clone(), WriterId::new(), &tasks, CancellationToken::new());
-        let fills = Fills::new(config, store.clone(), manifest.clone(), Tasks::here(tasks));
+        let contact = Some("ml-platform@example.com".into());
+        let fills = Fills::new(config, store.clone(), manifest.clone(), policy.clone(), contact, Tasks::here(tasks));
         // Not the same byte everywhere: a piece in the wrong place must change the digest.
         let content: Vec<u8> = (0..size).map(|n| u8::try_from((n * 31 + n / 251) % 256).unwrap()).collect();
         let script = Arc::new(Script {
@@ -128,7 +142,7 @@ impl Bench {
             gate,
             pieces: AtomicUsize::default(),
         });
-        Self { _dir: dir, store, manifest, fills, script }
+        Self { dir, policy, store, manifest, fills, script }
     }
 
     fn sha256(&self) -> Sha256 {
@@ -140,6 +154,37 @@ impl Bench {
         self.order_for(BlobId::Sha256(sha256), FillKey::Sha256(sha256), "a.bin")
     }
 
+    /// An order of the same content for another file of the same or another repo.
+    fn order_of(&self, repo: &str, path: &str) -> Order {
+        let (sha256, repo) = (self.sha256(), Repo::new(RepoKind::Model, repo).unwrap());
+        let order = self.order_for(BlobId::Sha256(sha256), FillKey::Sha256(sha256), path);
+        Order { grant: self.grant(&repo), record: NewRecord { repo, ..order.record }, ..order }
+    }
+
+    /// As the policy in force decides.
+    fn grant(&self, repo: &Repo) -> Arc<Grant> {
+        let facts = RepoFacts {
+            canonical: repo.clone(),
+            commit: "c".repeat(40).parse().unwrap(),
+            identity: Identity::default(),
+            first_seen: None,
+            gated: false,
+            private: false,
+            disabled: false,
+            license: LicenseClaims::read(Some(b"---\nlicense: mit\n---\n"), &serde_json::json!({})),
+        };
+        let policy = self.policy.current();
+        let rule = policy.decide_repo(repo, today()).unwrap();
+        let approved = policy.decide_facts(&rule, repo, &facts, today()).unwrap();
+        Arc::new(Grant { asked: repo.clone(), facts, approved, policy, upstream_id: None, warning: None })
+    }
+
+    /// Puts another policy in force.
+    fn change_policy(&self, text: &str) {
+        std::fs::write(self.dir.path().join("policy/policy.toml"), text).unwrap();
+        self.policy.reload().unwrap();
+    }
+
     fn order_for(&self, blob: BlobId, key: FillKey, path: &str) -> Order {
         let size = self.script.content.len() as u64;
         Order {
@@ -147,9 +192,7 @@ impl Bench {
             blob,
             size,
             verified_only: false,
-            policy: Arc::new(PolicySet::load(std::path::Path::new("/nonexistent")).unwrap()),
-            rule: crate::policy::tests::rule(""),
-            contact: Some("ml-platform@example.com".into()),
+            grant: self.grant(&repo()),
             record: record(path, size, blob),
             origin: Arc::new(self.script.clone()),
             asked_by: "tester".into(),
@@ -164,9 +207,36 @@ impl Bench {
     }
 
     async fn is_recorded(&self, path: &str) -> bool {
-        let commit = "c".repeat(40).parse().unwrap();
-        self.manifest.entry(&repo(), commit, &path.parse().unwrap()).await.unwrap().is_some()
+        self.is_recorded_of(&repo(), path).await
     }
+
+    async fn is_recorded_of(&self, repo: &Repo, path: &str) -> bool {
+        let commit = "c".repeat(40).parse().unwrap();
+        self.manifest.entry(repo, commit, &path.parse().unwrap()).await.unwrap().is_some()
+    }
+}
+
+/// Waits until so much is there from the start.
+async fn prefix(fill: &Fill, upto: u64) {
+    let mut version = fill.version.subscribe();
+    while fill.peek(|state| state.progress.prefix()) < upto {
+        version.changed().await.unwrap();
+    }
+}
+
+const POLICY: &str = r#"
+[licenses]
+allow = ["mit"]
+
+[[allow]]
+repo = "org/name"
+
+[[allow]]
+repo = "other/name"
+"#;
+
+fn file(repo: &str, path: &str) -> FileName {
+    (Repo::new(RepoKind::Model, repo).unwrap(), "c".repeat(40).parse().unwrap(), path.parse().unwrap())
 }
 
 fn repo() -> Repo {
@@ -196,7 +266,7 @@ fn record(path: &str, size: u64, etag: BlobId) -> NewRecord {
 }
 
 fn reader(fill: &Arc<Fill>, range: Range<u64>, reading: Reading) -> Reader {
-    Reader::new(fill, range, reading, "client".into())
+    Reader::new(fill, file("org/name", "a.bin"), range, reading, "client".into())
 }
 
 /// Reads a body to its end: the bytes, and whether it broke off.
