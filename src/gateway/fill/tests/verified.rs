@@ -22,6 +22,22 @@ async fn no_reader_gets_every_byte_of_content_that_is_wrong() {
 }
 
 #[tokio::test]
+async fn the_mark_stands_before_the_first_byte_goes_out_and_without_it_none_does() {
+    for in_the_way in [false, true] {
+        let bench = Bench::new(20 * MIB, [], Some(Arc::new(Semaphore::new(8)))).await;
+        if in_the_way {
+            std::fs::write(bench.dir.path().join("store/tainted"), "not a folder").unwrap();
+        }
+        let fill = bench.begin().await;
+        let first = reader(&fill, 0..MIB as u64, Reading::Slice).into_body().await;
+        assert_eq!(first.is_err(), in_the_way);
+        if !in_the_way {
+            assert!(is_tainted(&*bench.store, &bench.sha256()).await.unwrap());
+        }
+    }
+}
+
+#[tokio::test]
 async fn the_mark_of_a_failed_fill_outlives_a_later_success() {
     let bench = Bench::new(20 * MIB, [Act::Cut(10 * MIB as u64), Act::Gone], None).await;
     let size = 20 * MIB as u64;
