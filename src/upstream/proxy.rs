@@ -288,6 +288,24 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_password_in_the_place_of_a_good_one_is_tried_by_one_request_at_a_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("password");
+        std::fs::write(&file, "good").unwrap();
+        let config = format!("proxy = 'http://p:3128'\nproxy_user = 'me'\nproxy_password_file = {file:?}");
+        let Proxies::Always(proxy) = proxies(&config, &ProxyEnv::default()).unwrap() else { panic!("configured") };
+        proxy.enter().await.unwrap().credentials_were_good();
+        let (first, second) = tokio::join!(proxy.enter(), proxy.enter());
+        drop((first.unwrap(), second.unwrap()));
+        std::fs::write(&file, "changed").unwrap();
+        tokio::time::advance(Duration::from_secs(2)).await;
+        let first = proxy.enter().await.unwrap();
+        assert!(tokio::time::timeout(Duration::from_millis(1), proxy.enter()).await.is_err(), "two at once");
+        first.credentials_were_refused(&HeaderMap::new());
+        assert!(proxy.enter().await.is_err(), "it was refused");
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_407_is_remembered_for_a_minute() {
         let Proxies::Always(proxy) = proxies("proxy = 'http://me:p%40ss@p:3128'", &ProxyEnv::default()).unwrap() else {
             panic!("configured")
