@@ -6,8 +6,9 @@
 use std::{sync::Arc, time::Duration};
 
 use time::OffsetDateTime;
+use tokio::time::Instant;
 
-use super::{Asker, Error, Gateway, PATIENCE, Result, history, identity::Identity, refs::RefRecord};
+use super::{Asker, Error, Gateway, PATIENCE, Result, flights::Flight, history, identity::Identity, refs::RefRecord};
 use crate::{
     hub::{Commit, RefInfo, Repo, Revision, Sha256},
     policy::{RevisionVerdict, Rule},
@@ -141,24 +142,42 @@ impl Gateway {
         if last.record.age() < self.config.ref_ttl {
             return Ok(self.resolved(last, revision, false).await);
         }
-        if self.upstream_is_out() {
+        if self.upstream_is_out(&last.repo) {
             return Ok(self.resolved(last, revision, true).await);
         }
-        match tokio::time::timeout(asker.patience(), self.look(asker, asked, revision)).await {
-            Ok(Ok(looked)) => Ok(self.resolved(looked, revision, false).await),
+        match self.patiently(asker, self.begin_look(asker, asked, revision)).await {
+            Some(Ok(looked)) => Ok(self.resolved(looked, revision, false).await),
             // Slow: the look goes on behind this answer.
-            Err(_) => {
-                self.note_slow();
-                Ok(self.resolved(last, revision, true).await)
-            }
-            Ok(Err(error)) if self.stored_stands_in(&error) => {
+            None => Ok(self.resolved(last, revision, true).await),
+            Some(Err(error)) if self.stored_stands_in(&error) => {
                 if is_gone(&error) {
                     tracing::warn!(repo = %asked, %revision, %error, gone_upstream = true, "gone upstream; stored content is served");
                 }
                 Ok(self.resolved(last, revision, true).await)
             }
-            Ok(Err(error)) => Err(error),
+            Some(Err(error)) => Err(error),
         }
+    }
+
+    /// What a look-up comes to, where something is stored that can answer too; `None` when the asker has waited long
+    /// enough, and the look-up goes on behind the answer.
+    pub(super) async fn patiently<V: Clone>(
+        &self,
+        asker: &Asker,
+        begun: impl Future<Output = Result<Flight<V>>>,
+    ) -> Option<Result<V>> {
+        let until = Instant::now() + asker.patience();
+        let flight = match tokio::time::timeout_at(until, begun).await.ok()? {
+            Ok(flight) => flight,
+            Err(error) => return Some(Err(error)),
+        };
+        let asked_at = Instant::now();
+        let looked = tokio::time::timeout_at(until, flight).await.ok();
+        // Who waited for its own allowance before says nothing of the origin.
+        if looked.is_none() && asked_at.elapsed() > asker.patience() / 2 {
+            self.outage.note_slow();
+        }
+        looked
     }
 
     /// Whether what is stored is served in spite of this error (I10): nothing definite was learned, or that the
@@ -182,6 +201,10 @@ impl Gateway {
 
     /// Asks upstream what a revision means now. One task for all who ask; what it learns is kept.
     pub(super) async fn look(&self, asker: &Asker, asked: &Repo, revision: &Revision) -> Result<Looked> {
+        self.begin_look(asker, asked, revision).await?.await
+    }
+
+    async fn begin_look(&self, asker: &Asker, asked: &Repo, revision: &Revision) -> Result<Flight<Looked>> {
         let name = (asked.clone(), revision.clone());
         if let Some(error) = self.unknown.get(&name).await {
             return Err(error);
@@ -194,13 +217,15 @@ impl Gateway {
             let (gateway, (asked, revision)) = (self.clone(), name.clone());
             async move { gateway.look_now(asked, revision, purpose).await }
         };
-        self.looks.join(name.clone(), self.limits.fare(asker, 1), work).await
+        // A job's look may wait for the rest of the budget, and no client with it.
+        let flight = (asked.clone(), revision.clone(), purpose);
+        self.looks.board(flight, self.limits.fare(asker, 1), work).await
     }
 
     async fn look_now(self, asked: Repo, revision: Revision, purpose: Purpose) -> Result<Looked> {
         let looked_at = OffsetDateTime::now_utc();
         let look = self.upstream.look(&asked, &revision, purpose).await;
-        self.note_outage(look.as_ref().err());
+        self.note_outage(&asked, look.as_ref().err());
         let look = match look {
             Ok(look) => look,
             Err(error) => {

@@ -16,7 +16,8 @@ use futures_util::{
     future::{BoxFuture, Shared},
 };
 
-type Flight<V> = Shared<BoxFuture<'static, Result<V>>>;
+/// A look-up under way. Dropping it leaves the look-up running.
+pub(super) type Flight<V> = Shared<BoxFuture<'static, Result<V>>>;
 
 /// Look-ups under way, by what they look up.
 pub(crate) struct Flights<K, V> {
@@ -39,28 +40,38 @@ where
     ///
     /// # Errors
     /// Those of the work, and [`Error::Busy`] where the fare can't be paid soon.
-    pub(crate) async fn join<F>(&self, key: K, mut fare: Fare<'_>, work: impl FnOnce() -> F) -> Result<V>
+    pub(crate) async fn join<F>(&self, key: K, fare: Fare<'_>, work: impl FnOnce() -> F) -> Result<V>
     where
         F: Future<Output = Result<V>> + Send + 'static,
     {
-        let flight = loop {
+        self.board(key, fare, work).await?.await
+    }
+
+    /// The same without waiting for the end of the look-up: for the fare alone.
+    ///
+    /// # Errors
+    /// [`Error::Busy`] where the fare can't be paid soon.
+    pub(super) async fn board<F>(&self, key: K, mut fare: Fare<'_>, work: impl FnOnce() -> F) -> Result<Flight<V>>
+    where
+        F: Future<Output = Result<V>> + Send + 'static,
+    {
+        loop {
             let too_soon = {
                 let mut live = self.live.lock().unwrap_or_else(PoisonError::into_inner);
                 if let Some(flight) = live.get(&key) {
-                    break flight.clone();
+                    return Ok(flight.clone());
                 }
                 match fare.take() {
                     Ok(()) => {
                         let flight = self.begin(key.clone(), work());
                         live.insert(key, flight.clone());
-                        break flight;
+                        return Ok(flight);
                     }
                     Err(too_soon) => too_soon,
                 }
             };
             fare.wait(too_soon).await?;
-        };
-        flight.await
+        }
     }
 
     fn begin(&self, key: K, work: impl Future<Output = Result<V>> + Send + 'static) -> Flight<V> {
@@ -131,6 +142,14 @@ mod tests {
         assert_eq!((second.unwrap(), third.unwrap()), (1, 1));
         gate.add_permits(1);
         assert_eq!(join().await.unwrap(), 2, "the first has left the table");
+    }
+
+    #[tokio::test]
+    async fn who_boards_a_look_up_has_paid_and_need_not_wait_for_its_end() {
+        let flights = Flights::<usize, ()>::new(Tasks::here(TaskTracker::new()));
+        let flight = flights.board(1, Fare::free(), std::future::pending).await.unwrap();
+        assert!(flight.now_or_never().is_none());
+        assert_eq!(flights.live.lock().unwrap().len(), 1);
     }
 
     #[tokio::test]

@@ -70,7 +70,7 @@ impl Gateway {
             self.commit_lists.insert(name, commits.clone()).await;
             return Ok(Some(commits));
         }
-        if self.upstream_is_out() {
+        if self.upstream_is_out(repo) {
             return Ok(None);
         }
         let purpose = asker.purpose();
@@ -78,17 +78,19 @@ impl Gateway {
             let (gateway, (repo, commit)) = (self.clone(), name.clone());
             async move { gateway.learn_commits(repo, commit, purpose).await }
         };
-        match self.commit_flights.join(name.clone(), self.limits.fare(asker, 1), work).await {
-            Ok(commits) => Ok(Some(commits)),
-            Err(error) if self.stored_stands_in(&error) => Ok(None),
-            Err(error) => Err(error),
+        // A long history takes long; that says nothing of the origin.
+        let learned = self.commit_flights.join(name.clone(), self.limits.fare(asker, 1), work);
+        match tokio::time::timeout(asker.patience(), learned).await {
+            Ok(Ok(commits)) => Ok(Some(commits)),
+            Ok(Err(error)) if !self.stored_stands_in(&error) => Err(error),
+            Ok(Err(_)) | Err(_) => Ok(None),
         }
     }
 
     async fn learn_commits(self, repo: Repo, commit: Commit, purpose: Purpose) -> Result<Arc<Vec<CommitInfo>>> {
         let pages = self.upstream.commits(&repo, &commit.into(), purpose).take(HISTORY_PAGES);
         let commits = pages.try_concat().await;
-        self.note_outage(commits.as_ref().err());
+        self.note_outage(&repo, commits.as_ref().err());
         let commits = Arc::new(commits.map_err(|error| from_upstream(error, &repo, &commit.into()))?);
         self.snapshots.keep_history(&repo, commit, &commits).await?;
         self.commit_lists.insert((repo, commit), commits.clone()).await;
@@ -114,16 +116,17 @@ impl Gateway {
         if let Some(refs) = self.ref_lists.get(&name).await {
             return Ok((*refs).clone());
         }
-        if !self.upstream_is_out() {
+        if !self.upstream_is_out(repo) {
             let purpose = asker.purpose();
             let work = || {
                 let (gateway, (repo, requests)) = (self.clone(), name.clone());
                 async move { gateway.learn_refs(repo, requests, purpose).await }
             };
-            match self.ref_flights.join(name.clone(), self.limits.fare(asker, 1), work).await {
-                Ok(refs) => return Ok((*refs).clone()),
-                Err(error) if self.stored_stands_in(&error) => {}
-                Err(error) => return Err(error),
+            let flight = self.ref_flights.board(name.clone(), self.limits.fare(asker, 1), work);
+            match self.patiently(asker, flight).await {
+                Some(Ok(refs)) => return Ok((*refs).clone()),
+                Some(Err(error)) if !self.stored_stands_in(&error) => return Err(error),
+                Some(Err(_)) | None => {}
             }
         }
         if let Some(refs) = self.refs.last_list(repo).await? {
@@ -141,7 +144,7 @@ impl Gateway {
 
     async fn learn_refs(self, repo: Repo, requests: bool, purpose: Purpose) -> Result<Arc<Refs>> {
         let refs = self.upstream.refs(&repo, requests, purpose).await;
-        self.note_outage(refs.as_ref().err());
+        self.note_outage(&repo, refs.as_ref().err());
         let refs = Arc::new(refs.map_err(|error| from_upstream(error, &repo, &Revision::main()))?);
         self.refs.keep_list(&repo, &refs).await?;
         self.ref_lists.insert((repo, requests), refs.clone()).await;

@@ -9,9 +9,11 @@ use std::{sync::Arc, time::Duration};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use super::{
-    Asker, Error, Gateway, OUTAGE_MEMORY, Result,
+    Asker, Error, Gateway, Result,
     commit::{Resolved, from_upstream, is_gone},
+    flights::Flight,
     limits::Fare,
+    outage::OUTAGE_MEMORY,
     snapshot::{BadSnapshot, Bounds, Facts, Snapshot, gather},
 };
 use crate::{
@@ -74,7 +76,7 @@ impl Gateway {
 
     async fn known_without_tree(&self, asker: &Asker, name: (Repo, Commit)) -> Result<Known> {
         let Some(early) = self.snapshots.early(&name.0, name.1).await? else {
-            return self.facts_of(asker, name).await.map(Known::Facts);
+            return self.begin_facts(asker, name).await?.await.map(Known::Facts);
         };
         let limit = self.config.limits.tree_nodes;
         if early.more_than.is_some_and(|nodes| nodes >= limit) {
@@ -85,23 +87,20 @@ impl Gateway {
             self.fresh.insert(name, fresh.clone()).await;
             return Ok(Known::Facts(fresh));
         }
-        if self.upstream_is_out() {
+        if self.upstream_is_out(&name.0) {
             return Ok(Known::Alone(early.facts.clone(), out_of_reach()));
         }
-        let why = match tokio::time::timeout(asker.patience(), self.facts_of(asker, name)).await {
-            Ok(Ok(fresh)) => return Ok(Known::Facts(fresh)),
-            Ok(Err(error)) if is_gone(&error) && self.config.on_gone == OnGone::Refuse => return Err(error),
+        let why = match self.patiently(asker, self.begin_facts(asker, name)).await {
+            Some(Ok(fresh)) => return Ok(Known::Facts(fresh)),
+            Some(Err(error)) if is_gone(&error) && self.config.on_gone == OnGone::Refuse => return Err(error),
             // A commit never changes (I4): its facts hold, whatever upstream says of it now.
-            Ok(Err(error)) => error,
-            Err(_) => {
-                self.note_slow();
-                out_of_reach()
-            }
+            Some(Err(error)) => error,
+            None => out_of_reach(),
         };
         Ok(Known::Alone(early.facts.clone(), why))
     }
 
-    async fn facts_of(&self, asker: &Asker, name: (Repo, Commit)) -> Result<Arc<Fresh>> {
+    async fn begin_facts(&self, asker: &Asker, name: (Repo, Commit)) -> Result<Flight<Arc<Fresh>>> {
         // The look at the revision that led here has paid for its info.
         let is_paid = self.infos.contains_key(&name);
         let fare = if is_paid { Fare::free() } else { self.limits.fare(asker, 1) };
@@ -110,13 +109,13 @@ impl Gateway {
             let (gateway, (repo, commit)) = (self.clone(), name.clone());
             async move { gateway.learn_facts(repo, commit, purpose).await }
         };
-        self.facts_flights.join(name.clone(), fare, work).await
+        self.facts_flights.board((name.0.clone(), name.1, purpose), fare, work).await
     }
 
     /// Waits a moment for the tree: with it, more can be decided and nothing needs asking by name.
     pub(super) async fn settled(&self, asker: &Asker, known: &Known) -> Result<Option<Known>> {
         let Known::Facts(fresh) = known else { return Ok(None) };
-        let comes_soon = fresh.siblings.is_some() && !self.upstream_is_out();
+        let comes_soon = fresh.siblings.is_some() && !self.upstream_is_out(&fresh.facts.repo);
         let patience = if comes_soon { TREE_PATIENCE } else { LARGE_TREE_PATIENCE };
         match tokio::time::timeout(patience, self.whole(asker, known)).await {
             Ok(Ok(snapshot)) => Ok(Some(Known::Whole(snapshot))),
@@ -144,7 +143,7 @@ impl Gateway {
             Some(info) => info,
             None => {
                 let look = self.upstream.look(&repo, &commit.into(), purpose).await;
-                self.note_outage(look.as_ref().err());
+                self.note_outage(&repo, look.as_ref().err());
                 Arc::new(look.map_err(failed)?.info)
             }
         };
@@ -201,7 +200,7 @@ impl Gateway {
         match gather(repo, commit, pages, fresh.siblings.as_deref(), bounds).await {
             Ok((nodes, _place)) => self.snapshots.keep(fresh.facts.clone(), nodes).await,
             Err(BadSnapshot::Upstream(error)) => {
-                self.note_outage(Some(&error));
+                self.note_outage(repo, Some(&error));
                 Err(from_upstream(error, repo, &commit.into()))
             }
             Err(bad @ BadSnapshot::TooLarge { .. }) => {

@@ -21,6 +21,7 @@ mod listing;
 mod mirror;
 mod nodes;
 mod origin;
+mod outage;
 mod publishable;
 mod refs;
 mod repos;
@@ -31,11 +32,7 @@ mod turns;
 mod view;
 mod weights;
 
-use std::{
-    ops::Deref,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{ops::Deref, sync::Arc, time::Duration};
 
 use futures_util::FutureExt as _;
 use moka::future::Cache;
@@ -65,13 +62,14 @@ use crate::{
     manifest::{Manifest, WriterId},
     policy::PolicyHandle,
     store::{DryRun, Store},
-    upstream::{self, OnGone, Upstream},
+    upstream::{self, OnGone, Purpose, Upstream},
 };
 use fill::Fills;
 use flights::Flights;
 use identity::Identities;
 use known::Fresh;
 use nodes::NodesKey;
+use outage::Outage;
 use refs::Refs;
 use snapshot::{Snapshot, Snapshots};
 use tasks::Tasks;
@@ -89,9 +87,6 @@ const RETRY: Duration = Duration::from_secs(2);
 
 /// How long a client waits for upstream where something is stored that can answer.
 const PATIENCE: Duration = Duration::from_secs(3);
-
-/// How long upstream is not asked for what is stored after it could not be reached.
-const OUTAGE_MEMORY: Duration = Duration::from_secs(10);
 
 /// How long "no such repo" and "no such revision" are believed.
 const UNKNOWN_TTL: Duration = Duration::from_secs(30);
@@ -148,9 +143,9 @@ pub struct Parts {
     snapshots: Snapshots,
     fills: Arc<Fills>,
     limits: ClientLimits,
-    looks: Flights<(Repo, Revision), commit::Looked>,
+    looks: Flights<(Repo, Revision, Purpose), commit::Looked>,
     histories: Flights<commit::SearchKey, Option<Revision>>,
-    facts_flights: Flights<(Repo, Commit), Arc<Fresh>>,
+    facts_flights: Flights<(Repo, Commit, Purpose), Arc<Fresh>>,
     tree_flights: Flights<(Repo, Commit), Arc<Snapshot>>,
     node_flights: Flights<NodesKey, Arc<Vec<TreeNode>>>,
     ref_flights: Flights<(Repo, bool), Arc<hub::Refs>>,
@@ -179,7 +174,7 @@ pub struct Parts {
     commit_lists: Cache<(Repo, Commit), Arc<Vec<CommitInfo>>>,
     /// What the hook said last of commits, where a rule asks for it.
     hook_runs: Cache<(Repo, Commit), Option<Arc<hooks::Run>>>,
-    outage: Mutex<Option<Instant>>,
+    outage: Outage,
     /// What jobs have brought in whole.
     completed: broadcast::Sender<Arc<Completed>>,
 }
@@ -297,7 +292,7 @@ impl Gateway {
             ref_lists: weighed(history::REFS_TTL),
             commit_lists: weighed(history::REFS_TTL),
             hook_runs: cache(1_000, hook::VERDICT_TTL),
-            outage: Mutex::default(),
+            outage: Outage::default(),
             completed: broadcast::Sender::new(mirror::COMPLETED_UNHEARD),
             config,
             store,
@@ -331,7 +326,7 @@ impl Gateway {
                 _ => "upstream.offline is set".to_owned(),
             };
             degraded.push(format!("{why}; stored content is served"));
-        } else if self.upstream_is_out() {
+        } else if self.outage.is_of_all() {
             degraded.push("the origin does not answer in time; stored content is served".to_owned());
         }
         let policy_error = self.policy.problem().map(|problem| problem.to_string());
@@ -355,34 +350,5 @@ impl Gateway {
     async fn in_time<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
         // Boxed: what lists and facts take of state is large, and would be part of every request's.
         by(Instant::now() + DEADLINE, Awaited::Origin, Box::pin(work)).await
-    }
-
-    /// Takes note of whether upstream could be asked. Nonsense about one repo says nothing of the others.
-    fn note_outage(&self, error: Option<&upstream::Error>) {
-        use upstream::ErrorKind;
-        let out = match error {
-            Some(error) => match error.kind {
-                ErrorKind::Malformed(_) | ErrorKind::HostNotAllowed(_) | ErrorKind::PrivateAddress(_) => return,
-                _ => error.is_outage(),
-            },
-            None => false,
-        };
-        *self.outage.lock().unwrap_or_else(PoisonError::into_inner) = out.then(Instant::now);
-    }
-
-    /// Takes note that upstream is too slow to be waited for where something is stored.
-    fn note_slow(&self) {
-        *self.outage.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
-    }
-
-    /// Whether what is removed now could not be fetched again: upstream is not to be asked, or did not answer last.
-    pub(crate) fn upstream_is_away(&self) -> bool {
-        self.upstream.status().is_degraded() || self.upstream_is_out()
-    }
-
-    /// Whether upstream could not be asked a moment ago: then what is stored answers at once.
-    fn upstream_is_out(&self) -> bool {
-        let outage = *self.outage.lock().unwrap_or_else(PoisonError::into_inner);
-        outage.is_some_and(|at| at.elapsed() < OUTAGE_MEMORY)
     }
 }

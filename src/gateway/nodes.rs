@@ -109,7 +109,7 @@ impl Gateway {
 
     async fn learn_nodes(self, (repo, commit, paths): NodesKey, purpose: Purpose) -> Result<Arc<Vec<TreeNode>>> {
         let entries = self.upstream.paths_info(&repo, commit, &paths, purpose).await;
-        self.note_outage(entries.as_ref().err());
+        self.note_outage(&repo, entries.as_ref().err());
         let entries = entries.map_err(|error| from_upstream(error, &repo, &commit.into()))?;
         let mut nodes = Vec::with_capacity(entries.len());
         for entry in entries {

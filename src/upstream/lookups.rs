@@ -104,7 +104,9 @@ impl Upstream {
         purpose: Purpose,
     ) -> BoxStream<'static, Result<Vec<TreeEntry>>> {
         let query = TreeQuery { recursive: true, ..TreeQuery::default() };
-        self.pages(&HubRoute::Tree { repo: repo.clone(), revision: commit.into(), path: None, query }, purpose)
+        let route = HubRoute::Tree { repo: repo.clone(), revision: commit.into(), path: None, query };
+        // A tree of 300,000 nodes is hundreds of requests, and files are served by name meanwhile.
+        self.pages(&route, purpose, Purpose::Background)
     }
 
     /// How many requests [`Upstream::paths_info`] of so many paths makes.
@@ -156,7 +158,7 @@ impl Upstream {
         purpose: Purpose,
     ) -> BoxStream<'static, Result<Vec<CommitInfo>>> {
         let query = CommitsQuery { limit: Some(COMMITS_PER_PAGE), ..CommitsQuery::default() };
-        self.pages(&HubRoute::Commits { repo: repo.clone(), revision: revision.clone(), query }, purpose)
+        self.pages(&HubRoute::Commits { repo: repo.clone(), revision: revision.clone(), query }, purpose, purpose)
     }
 
     /// Whether a revision's history has this commit. Reads 50 pages at most.
@@ -193,12 +195,17 @@ impl Upstream {
         }
     }
 
-    fn pages<T>(self: &Arc<Self>, route: &HubRoute, purpose: Purpose) -> BoxStream<'static, Result<Vec<T>>>
+    fn pages<T>(
+        self: &Arc<Self>,
+        route: &HubRoute,
+        purpose: Purpose,
+        rest: Purpose,
+    ) -> BoxStream<'static, Result<Vec<T>>>
     where
         T: DeserializeOwned + Send + 'static,
     {
         match self.question(route, purpose) {
-            Ok(ask) => pages(self.clone(), ask),
+            Ok(ask) => pages(self.clone(), ask, rest),
             Err(error) => futures_util::stream::iter([Err(error)]).boxed(),
         }
     }

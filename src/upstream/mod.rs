@@ -66,7 +66,7 @@ const READ_BUFFER: usize = 256 << 10;
 const IDLE_CONNECTION: Duration = Duration::from_secs(30);
 
 /// For whom the origin is asked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Purpose {
     /// A client waits. May use the whole budget.
     Client,

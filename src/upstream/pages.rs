@@ -14,7 +14,7 @@ use http::{HeaderMap, header::LINK};
 use serde::de::DeserializeOwned;
 use url::Url;
 
-use super::{Error, Result, Upstream, exchange::Ask, lookups::Limit};
+use super::{Error, Purpose, Result, Upstream, exchange::Ask, lookups::Limit};
 
 /// One page of a listing: thousands of entries at most.
 const PAGE_LIMIT: usize = 64 << 20;
@@ -26,18 +26,20 @@ const MOST_PAGES: usize = 10_000;
 struct Pages {
     upstream: Arc<Upstream>,
     ask: Ask,
+    /// For whom the pages after the first are asked.
+    rest: Purpose,
     is_done: bool,
     /// Hashes of the pages asked for: one that comes again would go round for ever.
     seen: HashSet<u64>,
     hasher: RandomState,
 }
 
-/// The pages that begin with `ask`, as they come. Ends after an error.
-pub(super) fn pages<T>(upstream: Arc<Upstream>, ask: Ask) -> BoxStream<'static, Result<Vec<T>>>
+/// The pages that begin with `ask`, as they come; those after the first on behalf of `rest`. Ends after an error.
+pub(super) fn pages<T>(upstream: Arc<Upstream>, ask: Ask, rest: Purpose) -> BoxStream<'static, Result<Vec<T>>>
 where
     T: DeserializeOwned + Send + 'static,
 {
-    let pages = Pages { upstream, ask, is_done: false, seen: HashSet::new(), hasher: RandomState::new() };
+    let pages = Pages { upstream, ask, rest, is_done: false, seen: HashSet::new(), hasher: RandomState::new() };
     stream::try_unfold(pages, |mut pages| async move { Ok(pages.next().await?.map(|page| (page, pages))) }).boxed()
 }
 
@@ -59,6 +61,7 @@ impl Pages {
                 let next = fetched.url.join(&link).ok().filter(|next| self.upstream.is_below_endpoint(next));
                 let elsewhere = || Error::malformed("the next page of a listing is not on the endpoint");
                 self.ask.url = next.ok_or_else(elsewhere)?;
+                self.ask.purpose = self.rest;
             }
         }
         fetched.json().await.map(Some)

@@ -6,7 +6,7 @@ use futures_util::TryStreamExt as _;
 use hub_standin::{Class, Content, Fault, FaultKind, NewCommit, Origin, RepoBuilder, Standin};
 use hubgate::store::Prefix;
 
-use crate::support::gateway::{Setup, TestGateway, eventually};
+use crate::support::gateway::{POLICY, Setup, TestGateway, eventually};
 
 /// More than is verified before its first byte, and than two fills hold back.
 const SIZE: u64 = 24 << 20;
@@ -177,6 +177,44 @@ async fn a_small_file_goes_out_verified_or_not_at_all() {
     }
     let blobs: Vec<_> = gate.store.list(&Prefix::blobs()).try_collect().await.unwrap();
     assert!(blobs.is_empty(), "{blobs:?}");
+}
+
+#[tokio::test]
+async fn under_a_rule_that_wants_it_not_even_a_few_bytes_go_out_unverified() {
+    let hub = hub().await;
+    let verified = POLICY.replacen("name = \"acme\"", "name = \"acme\"\nranges = \"verified\"", 1);
+    let gate = Setup::new().policy(&verified).start(&hub).await;
+    assert_eq!(gate.head(URL).await.status, 200);
+    let stall = FaultKind::StallAfter { bytes: SIZE - 1000, ms: None };
+    let stalled = hub.fault(Fault::new(stall).path(NAME).origin(Origin::Cdn));
+    let url = at_commit(&hub);
+    for range in ["bytes=0-9", "bytes=10-", "bytes=0-"] {
+        let headers = [("range", range)];
+        let early = gate.client.begin(&url, &headers);
+        let early = tokio::time::timeout(std::time::Duration::from_secs(2), early).await;
+        assert!(early.is_err(), "{range}: an answer began before anything was verified");
+    }
+    hub.clear_fault(stalled);
+    let few = gate.get_with(&url, &[("range", "bytes=0-9")]).await;
+    assert_eq!((few.status.as_u16(), &few.body[..]), (206, &content(&hub)[..10]));
+}
+
+#[tokio::test]
+async fn what_is_withdrawn_while_it_comes_in_is_broken_off_and_not_recorded() {
+    let hub = hub().await;
+    let gate = TestGateway::before(&hub).await;
+    assert_eq!(gate.head(URL).await.status, 200);
+    let stall = FaultKind::StallAfter { bytes: SIZE / 2, ms: None };
+    let stalled = hub.fault(Fault::new(stall).path(NAME).origin(Origin::Cdn));
+    let mut download = gate.client.begin(&at_commit(&hub), &[]).await.unwrap();
+    assert!(!download.read(1000).await.is_empty());
+    gate.set_policy(&format!("{POLICY}\n[[deny]]\nrepo = \"acme/big\"\nreason = \"withdrawn\"\n")).unwrap();
+    let (bytes, broke) = download.rest().await;
+    assert!(broke && bytes.len() < content(&hub).len());
+    gate.wait_until_idle().await;
+    hub.clear_fault(stalled);
+    let blobs: Vec<_> = gate.store.list(&Prefix::blobs()).try_collect().await.unwrap();
+    assert!(blobs.iter().all(|blob| blob.size != SIZE), "stored for a repo that is denied");
 }
 
 #[tokio::test]

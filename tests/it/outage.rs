@@ -2,7 +2,7 @@
 
 use hub_standin::{Fault, FaultKind, NewCommit, Standin};
 
-use crate::support::gateway::{Setup, TestGateway};
+use crate::support::gateway::{POLICY, Setup, TestGateway};
 
 const URL: &str = "/acme/tiny/resolve/main/config.json";
 
@@ -101,6 +101,38 @@ async fn a_hub_that_hangs_does_not_make_every_answer_wait() {
     }
     // One wait of three seconds, not twenty.
     assert!(started.elapsed().as_secs() < 30, "{:?}", started.elapsed());
+}
+
+#[tokio::test]
+async fn a_hub_that_hangs_keeps_nobody_from_the_refs_and_commits_of_a_pinned_repo() {
+    let hub = Standin::builder().fixtures().start().await;
+    let gate = stored(&hub).await;
+    assert_eq!(gate.get("/api/models/acme/tiny/refs").await.status, 200);
+    // Another process, which remembers nothing; under a pin, no look at a branch tells it that the Hub hangs.
+    let pin = hub.commit("acme/tiny", "main");
+    let policy = format!("{POLICY}\n[[allow]]\nname = \"pinned\"\nrepo = \"acme/tiny\"\npin = \"{pin}\"\n");
+    let gate = Setup::new().policy(&policy).on(&gate.stop().await).start(&hub).await;
+    hub.fault(Fault::new(FaultKind::StallBeforeHeaders { ms: None }));
+    let refs = gate.get("/api/models/acme/tiny/refs").await;
+    assert_eq!(refs.status, 200, "{}", refs.text());
+    assert_eq!(refs.json()["branches"][0]["targetCommit"], pin);
+    let commits = gate.get("/api/models/acme/tiny/commits/main").await;
+    assert_eq!(commits.status, 200, "{}", commits.text());
+    assert_eq!(commits.json()[0]["id"], pin);
+}
+
+#[tokio::test]
+async fn one_repo_that_the_hub_fails_on_is_no_outage_for_the_others() {
+    let hub = Standin::builder().fixtures().start().await;
+    let gate = stored(&hub).await;
+    assert_eq!(gate.get("/acme/copy/resolve/main/model.safetensors").await.status, 200);
+    hub.fault(
+        Fault::new(FaultKind::Status { code: 500, body: "broken".into(), headers: Vec::new() }).path("acme/tiny"),
+    );
+    assert_eq!(gate.head(URL).await.status, 200);
+    let commit = hub.push("acme/copy", "refs/heads/main", NewCommit::new("later").file("new.txt", "x"));
+    let new = gate.head("/acme/copy/resolve/main/new.txt").await;
+    assert_eq!((new.status.as_u16(), new.header("x-repo-commit")), (200, &*commit), "the last known commit answered");
 }
 
 #[tokio::test]
