@@ -77,6 +77,10 @@ async fn past_the_spools_room_a_second_transfer_is_told_to_come_back_and_which_k
     let (rest, broke) = first.rest().await;
     assert!(!broke && [prefix, rest].concat() == hub.bytes("acme/big", "main", "model.safetensors"));
     gate.wait_until_idle().await;
+    // The other reader has not come to its end: the file still takes its room.
+    assert_eq!(gate.get(url).await.status, 503);
+    drop(joined);
+    eventually("there is room", async || gate.get(url).await.status == 200).await;
     assert!(gate.get(url).await.body == hub.bytes("acme/other", "main", "model.safetensors"));
 }
 

@@ -246,7 +246,7 @@ async fn a_file_of_another_size_is_refused() {
         [(0..SIZE - 1, SIZE - 1, true), (0..10, SIZE + 1, false), (10..SIZE + 1, SIZE + 1, true)]
     {
         let error = file.open(range.clone(), total, open_ended).await.unwrap_err();
-        assert!(matches!(error.kind, ErrorKind::Malformed(_)), "{range:?} of {total}: {error}");
+        assert!(matches!(error.kind, ErrorKind::WrongSize(_)), "{range:?} of {total}: {error}");
     }
     hub.fault(Fault::new(FaultKind::SetHeader { name: "content-range".into(), value: "bytes 0-9/3000000".into() }));
     let error = file.open(20..30, SIZE, false).await.unwrap_err();
