@@ -141,7 +141,7 @@ pub(super) async fn on_hangup(policy: Arc<PolicyHandle>, tls: Option<Arc<Tls>>, 
 pub(super) async fn watch_tls(tls: Arc<Tls>, stop: CancellationToken) {
     while stop.run_until_cancelled(time::sleep(TLS_EVERY)).await.is_some() {
         let tls = tls.clone();
-        if let Err(error) = tokio::task::spawn_blocking(move || tls.reload()).await {
+        if let Err(error) = tokio::task::spawn_blocking(move || tls.reload_if_changed()).await {
             error!(%error, "looking at the certificates failed");
         }
     }

@@ -63,8 +63,6 @@ pub struct File {
     pub(crate) revision: Revision,
     /// What the fill and the manifest need to know of the decision.
     pub(crate) grant: Arc<Grant>,
-    /// When the answer that this is for must have begun (I9).
-    pub(crate) answer_by: tokio::time::Instant,
 }
 
 impl File {
@@ -84,9 +82,29 @@ pub enum Located {
     Elsewhere(File),
 }
 
+/// What a request wants of a file.
+#[derive(Debug, Clone)]
+pub struct Opening {
+    /// A range that lies inside; all of it, if `None`.
+    pub range: Option<Range<u64>>,
+    /// Where it asks for all from the range's start on, as one that resumes does: what it makes of the whole file.
+    pub rest: Option<OnWhole>,
+    /// When the request came, from which the time to its answer counts (I9).
+    pub asked_at: std::time::Instant,
+}
+
+/// What a client does that asked for the rest of a file and gets all of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnWhole {
+    /// Begins anew, or shows an error.
+    StartsOver,
+    /// Puts it behind what it has, without a look at the status.
+    TakesItForTheRest,
+}
+
 /// An open file.
 pub struct Opened {
-    /// The bytes that follow. The whole file, though a range was asked, while a failed fill's prefix may be
+    /// The bytes that follow. The whole file, though the rest was asked for, while a failed fill's prefix may be
     /// about (taint, DESIGN section 5): then the answer is 200, not 206.
     pub range: Range<u64>,
     /// The bytes. Ends with an error, never short, when they turn out not to be what they should.

@@ -93,6 +93,15 @@ pub enum Error {
         /// The announced digest, or what was computed for a git file.
         sha256: Sha256,
     },
+    /// What the client has of the file may be of a fill that failed, and it would take the whole file for the rest.
+    #[error(
+        "{path} cannot be resumed: bytes of a failed transfer of it went out, and the part read so far may be of them; \
+         read it again from its start, or download it (hf download, or load_dataset without streaming)"
+    )]
+    Spoiled {
+        /// The path.
+        path: RepoPath,
+    },
     /// Work goes on behind this answer, or a limit is reached: try again.
     #[error("{why}")]
     Busy {

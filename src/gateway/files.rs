@@ -6,8 +6,9 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::{
-    Asker, Awaited, Body, Cached, DEADLINE, Error, File, Gateway, Located, Opened, Refusal, Result, by,
-    fill::{FillEnd, FillKey, Joined, Order, Reader, Reading, is_tainted},
+    Asker, Awaited, Body, Cached, DEADLINE, Error, File, Gateway, Located, OnWhole, Opened, Opening, Refusal, Result,
+    by,
+    fill::{Fill, FillEnd, FillKey, Joined, Order, Reader, Reading, taint_mark},
     grant::remember_policy,
     origin::HubFile,
     view::View,
@@ -31,8 +32,7 @@ const MAX_TRIES: usize = 4;
 impl Gateway {
     /// Where a file is and all that HEAD says of it. Never fetches the file.
     pub async fn locate(&self, asker: &Asker, asked: &Repo, revision: &Revision, path: &RepoPath) -> Result<Located> {
-        let answer_by = Instant::now() + DEADLINE;
-        by(answer_by, Awaited::Origin, self.locate_unhurried(asker, asked, revision, path, answer_by)).await
+        by(Instant::now() + DEADLINE, Awaited::Origin, self.locate_unhurried(asker, asked, revision, path)).await
     }
 
     pub(super) async fn locate_unhurried(
@@ -41,7 +41,6 @@ impl Gateway {
         asked: &Repo,
         revision: &Revision,
         path: &RepoPath,
-        answer_by: Instant,
     ) -> Result<Located> {
         let view = self.settled_view(asker, asked, revision).await?;
         let node = self.node(asker, &view, path).await?;
@@ -78,47 +77,72 @@ impl Gateway {
             stale: view.resolved.stale,
             revision: view.resolved.revision,
             grant: view.grant,
-            answer_by,
         };
         Ok(if here { Located::Here(file) } else { Located::Elsewhere(file) })
     }
 
-    /// Opens a file, or a range of it that lies inside. `open_ended` says that the client asked for all from
-    /// the range's start on, as one that resumes does.
-    pub async fn open(
-        &self,
-        asker: &Asker,
-        file: &File,
-        range: Option<Range<u64>>,
-        open_ended: bool,
-    ) -> Result<Opened> {
+    /// Opens a file, or a range of it that lies inside.
+    pub async fn open(&self, asker: &Asker, file: &File, opening: Opening) -> Result<Opened> {
+        let Opening { range, rest, asked_at } = opening;
         // What finding the file has cost is over; what is stored opens in far less than a second.
-        let answer_by = file.answer_by.max(Instant::now() + LEAST_TIME);
-        let resumes = open_ended && range.as_ref().is_some_and(|range| range.start > 0);
-        let (range, hit) = by(answer_by, Awaited::Store, async {
-            let range = if resumes && Box::pin(self.may_be_spoiled(file)).await? { None } else { range };
-            let range = range.unwrap_or(0..file.size);
-            let hit = self.hit(asker, file, range.clone()).await?;
-            Ok((range, hit))
-        })
-        .await?;
-        match hit {
-            Some(hit) => Ok(hit),
-            None => {
-                let filled = Box::pin(self.open_by_fill(asker, file, range, open_ended));
-                by(answer_by, Awaited::Origin, filled).await
+        let answer_by = (Instant::from_std(asked_at) + DEADLINE).max(Instant::now() + LEAST_TIME);
+        let wanted = Wanted { range: range.unwrap_or(0..file.size), to_the_end: rest.is_some() };
+        let source = by(answer_by, Awaited::Store, Box::pin(self.source(asker, file, wanted, rest))).await?;
+        let filled = async {
+            match source {
+                Source::Stored(hit) => Ok(hit),
+                Source::Fill(fill, wanted) => self.follow(asker, file, fill, wanted).await,
+                Source::AnyFill(wanted) => self.open_by_fill(asker, file, wanted).await,
             }
+        };
+        by(answer_by, Awaited::Origin, Box::pin(filled)).await
+    }
+
+    /// Where the bytes may come from for a client that may have those before them; and which it gets.
+    async fn source(&self, asker: &Asker, file: &File, mut wanted: Wanted, rest: Option<OnWhole>) -> Result<Source> {
+        if let (Some(on_whole), BlobId::Sha256(sha256)) = (rest, file.blob)
+            && wanted.range.start > 0
+        {
+            // Before the mark is looked at: a fill that ends stored takes its own away first.
+            let live = self.fills.read_by(&FillKey::Sha256(sha256), &asker.label());
+            if let Some(mark) = taint_mark(&*self.store, &sha256).await? {
+                match (live, on_whole) {
+                    // What this client has is of this very fill, and so must the rest be.
+                    (Some(fill), _) if fill.has_set(&mark) => return Ok(Source::Fill(fill, wanted)),
+                    (_, OnWhole::StartsOver) => wanted.range = 0..file.size,
+                    (_, OnWhole::TakesItForTheRest) => return Err(Error::Spoiled { path: file.path.clone() }),
+                }
+            }
+        }
+        Ok(match self.hit(asker, file, wanted.range.clone()).await? {
+            Some(hit) => Source::Stored(hit),
+            None => Source::AnyFill(wanted),
+        })
+    }
+
+    /// Bytes of a file from this fill, and from the store once it has ended.
+    async fn follow(&self, asker: &Asker, file: &File, fill: Arc<Fill>, wanted: Wanted) -> Result<Opened> {
+        let order = self.order(asker, &self.as_led_to(file).await);
+        match self.fills.join_live(fill, order)? {
+            Joined::Begun(fill) | Joined::Live(fill) => read_from(asker, file, &fill, wanted, Cached::Joined).await,
+            Joined::Ending(fill) => match fill.ended().await {
+                FillEnd::Stored(_) => match self.hit(asker, file, wanted.range.clone()).await? {
+                    Some(hit) => Ok(hit),
+                    None => self.open_by_fill(asker, file, wanted).await,
+                },
+                end => Err(end.into_error()),
+            },
         }
     }
 
-    async fn open_by_fill(&self, asker: &Asker, file: &File, range: Range<u64>, open_ended: bool) -> Result<Opened> {
+    async fn open_by_fill(&self, asker: &Asker, file: &File, wanted: Wanted) -> Result<Opened> {
         let file = &self.as_led_to(file).await;
         for _ in 0..MAX_TRIES {
-            let fill = match self.fills.join(self.order(asker, file)).await? {
+            let (fill, cached) = match self.fills.join(self.order(asker, file)).await? {
                 Joined::Begun(fill) => (fill, Cached::Fill),
                 Joined::Live(fill) => (fill, Cached::Joined),
                 Joined::Ending(fill) => match fill.ended().await {
-                    FillEnd::Stored(_) => match self.hit(asker, file, range.clone()).await? {
+                    FillEnd::Stored(_) => match self.hit(asker, file, wanted.range.clone()).await? {
                         Some(hit) => return Ok(hit),
                         None => continue,
                     },
@@ -127,18 +151,7 @@ impl Gateway {
                     end => return Err(end.into_error()),
                 },
             };
-            let (fill, cached) = fill;
-            // A bounded range is asked for what lies there, not for all before it.
-            let reading = if file.grant.approved.rule.ranges == Ranges::Verified {
-                Reading::Verified
-            } else if range.end == file.size && (range.start == 0 || open_ended) {
-                Reading::Sequential
-            } else {
-                Reading::Slice
-            };
-            let body = Reader::new(&fill, file.name(), range.clone(), reading, asker.label()).into_body().await?;
-            let body = Body::Filling(body);
-            return Ok(Opened { range, body, cached });
+            return read_from(asker, file, &fill, wanted, cached).await;
         }
         Err(Error::Busy { why: "the file comes and goes; ask again".into(), retry_after: super::RETRY })
     }
@@ -171,15 +184,6 @@ impl Gateway {
     async fn as_led_to(&self, file: &File) -> File {
         let led_to = self.led_to(&file.grant.approved.rule, &file.repo, file.commit).await;
         File { revision: led_to.unwrap_or_else(|| file.revision.clone()), ..file.clone() }
-    }
-
-    /// Whether a client that resumes may hold bytes of a fill that failed. Files that are verified before
-    /// their first byte never spoil anybody.
-    async fn may_be_spoiled(&self, file: &File) -> Result<bool> {
-        match file.blob {
-            BlobId::Sha256(sha256) => Ok(is_tainted(&*self.store, &sha256).await?),
-            BlobId::Git(_) => Ok(false),
-        }
     }
 
     /// The file from the store, if the manifest has it or the same content is there under another name.
@@ -290,4 +294,34 @@ impl Gateway {
     pub(super) fn denied(&self, denial: &crate::policy::Denial) -> Error {
         Error::Denied(self.refusal(denial))
     }
+}
+
+/// Which bytes of a file are asked for; and whether as all from there on, as one that resumes asks.
+struct Wanted {
+    range: Range<u64>,
+    to_the_end: bool,
+}
+
+/// Where an answer's bytes come from.
+enum Source {
+    Stored(Opened),
+    /// This fill, which gave the client what it has.
+    Fill(Arc<Fill>, Wanted),
+    /// Whichever fill there is, or a new one.
+    AnyFill(Wanted),
+}
+
+/// Bytes of a file from a fill under way, once the first are there.
+async fn read_from(asker: &Asker, file: &File, fill: &Arc<Fill>, wanted: Wanted, cached: Cached) -> Result<Opened> {
+    let Wanted { range, to_the_end } = wanted;
+    // A bounded range is asked for what lies there, not for all before it.
+    let reading = if file.grant.approved.rule.ranges == Ranges::Verified {
+        Reading::Verified
+    } else if range.end == file.size && (range.start == 0 || to_the_end) {
+        Reading::Sequential
+    } else {
+        Reading::Slice
+    };
+    let body = Reader::new(fill, file.name(), range.clone(), reading, asker.label()).into_body().await?;
+    Ok(Opened { range, body: Body::Filling(body), cached })
 }

@@ -42,7 +42,9 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-pub use answer::{Asker, Body, BodyError, Cached, File, ListedRepo, Listing, Located, Opened, RepoFacts};
+pub use answer::{
+    Asker, Body, BodyError, Cached, File, ListedRepo, Listing, Located, OnWhole, Opened, Opening, RepoFacts,
+};
 pub use commit::Resolved;
 pub use error::{Error, Refusal};
 pub use fill::FillConfig;
@@ -68,10 +70,11 @@ use fill::Fills;
 use flights::Flights;
 use identity::Identities;
 use known::Fresh;
-use nodes::NodesKey;
+use nodes::{FolderKey, NodesKey};
 use outage::Outage;
 use refs::Refs;
-use snapshot::{Snapshot, Snapshots};
+use repos::ListKey;
+use snapshot::{Facts, Piece, Snapshot, Snapshots};
 use tasks::Tasks;
 use view::{Verdict, VerdictKey, View, ViewKey};
 use weights::Weigh;
@@ -148,6 +151,7 @@ pub struct Parts {
     facts_flights: Flights<(Repo, Commit, Purpose), Arc<Fresh>>,
     tree_flights: Flights<(Repo, Commit), Arc<Snapshot>>,
     node_flights: Flights<NodesKey, Arc<Vec<TreeNode>>>,
+    folder_flights: Flights<FolderKey, Arc<Piece>>,
     ref_flights: Flights<(Repo, bool), Arc<hub::Refs>>,
     commit_flights: Flights<(Repo, Commit), Arc<Vec<CommitInfo>>>,
     inspection_flights: Flights<(Repo, Revision), Arc<Inspection>>,
@@ -164,9 +168,15 @@ pub struct Parts {
     renamed: Cache<Repo, Repo>,
     infos: Cache<(Repo, Commit), Arc<RepoInfo>>,
     fresh: Cache<(Repo, Commit), Arc<Fresh>>,
+    verdict_flights: Flights<VerdictKey, Verdict>,
     verdicts: Cache<VerdictKey, Verdict>,
+    list_flights: Flights<ListKey, Arc<Vec<Arc<Facts>>>>,
+    /// All repos of a kind that a policy shows.
+    lists: Cache<ListKey, Arc<Vec<Arc<Facts>>>>,
     /// What was shown of whole commits a moment ago; holds as long as the policy that let it.
     views: Cache<ViewKey, Arc<View>>,
+    /// What is right in a folder of a tree that is not stored.
+    folders: Cache<FolderKey, Arc<Piece>>,
     /// Single nodes of trees that are not stored.
     single_nodes: Cache<(Repo, Commit, RepoPath), TreeNode>,
     /// With pull requests or without.
@@ -274,6 +284,7 @@ impl Gateway {
             facts_flights: Flights::new(tasks.clone()),
             tree_flights: Flights::new(tasks.clone()),
             node_flights: Flights::new(tasks.clone()),
+            folder_flights: Flights::new(tasks.clone()),
             ref_flights: Flights::new(tasks.clone()),
             commit_flights: Flights::new(tasks.clone()),
             inspection_flights: Flights::new(tasks.clone()),
@@ -286,8 +297,12 @@ impl Gateway {
             renamed: cache(10_000, UNKNOWN_TTL),
             infos: weighed(UNKNOWN_TTL),
             fresh: weighed(FRESH_TTL),
+            verdict_flights: Flights::new(tasks.clone()),
             verdicts: cache(10_000, FRESH_TTL),
+            list_flights: Flights::new(tasks.clone()),
+            lists: weighed(repos::LIST_TTL),
             views: cache(1_000, VIEW_TTL),
+            folders: weighed(FRESH_TTL),
             single_nodes: cache(50_000, FRESH_TTL),
             ref_lists: weighed(history::REFS_TTL),
             commit_lists: weighed(history::REFS_TTL),

@@ -6,7 +6,13 @@ use std::{collections::HashMap, sync::Arc};
 
 use futures_util::{StreamExt as _, TryStreamExt as _};
 
-use super::{Asker, Error, Gateway, Result, commit::from_upstream, known::Known, view::View};
+use super::{
+    Asker, Error, Gateway, Result,
+    commit::from_upstream,
+    known::Known,
+    snapshot::{BadSnapshot, Bounds, Piece, gather},
+    view::View,
+};
 use crate::{
     hub::{Commit, Repo, RepoPath, TreeNode},
     upstream::{Purpose, Upstream},
@@ -18,7 +24,52 @@ const ENTRIES_AT_ONCE: usize = 16;
 /// What is asked about at once, and so one look-up.
 pub(super) type NodesKey = (Repo, Commit, Arc<[RepoPath]>);
 
+/// A folder of a commit, or its root.
+pub(super) type FolderKey = (Repo, Commit, Option<RepoPath>);
+
 impl Gateway {
+    /// What is right in a folder of a commit whose tree is not here, sorted by path: asked for by itself.
+    pub(super) async fn folder(&self, asker: &Asker, view: &View, path: Option<&RepoPath>) -> Result<Arc<Piece>> {
+        let name: FolderKey = (view.resolved.repo.clone(), view.resolved.commit, path.cloned());
+        if let Some(listed) = self.folders.get(&name).await {
+            return Ok(listed);
+        }
+        if let Known::Alone(_, why) = &view.known {
+            return Err(why.clone());
+        }
+        let purpose = asker.purpose();
+        let work = || {
+            let (gateway, name) = (self.clone(), name.clone());
+            async move { gateway.learn_folder(name, purpose).await }
+        };
+        self.folder_flights.join(name.clone(), self.limits.fare(asker, 1), work).await
+    }
+
+    async fn learn_folder(self, name: FolderKey, purpose: Purpose) -> Result<Arc<Piece>> {
+        let (repo, commit, path) = (&name.0, name.1, name.2.as_ref());
+        let pages = self.upstream.folder(repo, commit, path, purpose);
+        let bounds = Bounds { nodes: self.config.limits.tree_nodes, large: &self.large_trees };
+        let gathered = gather(repo, commit, pages, None, bounds).await;
+        let (mut nodes, _place) = gathered.map_err(|bad| match bad {
+            BadSnapshot::Upstream(error) => {
+                self.note_outage(Some(&error));
+                from_upstream(error, repo, &commit.into())
+            }
+            bad @ BadSnapshot::TooLarge { .. } => Error::TooMany(bad.to_string()),
+            bad @ BadSnapshot::Insane { .. } => Error::Insane(bad.to_string()),
+        })?;
+        if let Some(stray) = nodes.iter().find(|node| !node.is_listed(path, false)) {
+            return Err(Error::Insane(format!(
+                "{repo}@{commit}: a folder's list names {}, which is not in it",
+                stray.path
+            )));
+        }
+        nodes.sort_unstable_by(|a, b| a.path.cmp(&b.path));
+        let listed = Arc::new(Piece { nodes });
+        self.folders.insert(name, listed.clone()).await;
+        Ok(listed)
+    }
+
     /// One file or folder of a commit.
     pub(super) async fn node(&self, asker: &Asker, view: &View, path: &RepoPath) -> Result<TreeNode> {
         let found = match &view.known {

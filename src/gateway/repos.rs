@@ -1,19 +1,20 @@
 //! Which repos are here: a list made from what is stored, of what policy shows.
 
-use std::{cmp::Reverse, collections::BTreeMap, sync::Arc};
+use std::{cmp::Reverse, collections::BTreeMap, sync::Arc, time::Duration};
 
-use futures_util::{StreamExt as _, TryStreamExt as _};
+use futures_util::{Stream, StreamExt as _, TryStreamExt as _};
 use serde_json::Value;
-use time::OffsetDateTime;
+use time::{Date, OffsetDateTime};
 
 use super::{
     Asker, Error, Gateway, ListedRepo, Resolved, Result,
     known::{Fresh, Known},
+    limits::Fare,
     snapshot::Facts,
     view::Question,
 };
 use crate::{
-    hub::{ListQuery, Repo, RepoKind},
+    hub::{ListQuery, Repo, RepoKind, Sha256},
     store::{Key, Prefix},
 };
 
@@ -22,6 +23,12 @@ const PAGE_REPOS: usize = 1000;
 
 /// Facts that are read at a time.
 const READS_AT_ONCE: usize = 8;
+
+/// How long a list of all repos is held.
+pub(super) const LIST_TTL: Duration = Duration::from_secs(5);
+
+/// The kind, and the policy and day that decide who is shown.
+pub(super) type ListKey = (RepoKind, Sha256, Date);
 
 impl Gateway {
     /// A page of the repos of a kind that are stored and allowed, as `query` selects and sorts them: without a
@@ -36,29 +43,35 @@ impl Gateway {
     }
 
     async fn repos_unhurried(&self, kind: RepoKind, query: &ListQuery) -> Result<(Vec<ListedRepo>, Option<String>)> {
-        let keys: Vec<_> = self.store.list(&Prefix::identities()).map_ok(|meta| meta.key).try_collect().await?;
-        let names = keys.iter().filter_map(Key::identified);
-        let mut wanted: Vec<Repo> = names.filter(|repo| repo.kind() == kind && is_wanted(repo, query)).collect();
-        wanted.sort_unstable();
         let sort = query.sort.as_deref().filter(|sort| SORTS.contains(sort));
         let after = query.cursor.as_deref().map(Place::read);
         let limit = query.limit.map_or(PAGE_REPOS, |limit| PAGE_REPOS.min(limit as usize));
-        let mut found = futures_util::stream::iter(wanted)
-            .map(|repo| async move { self.stored_facts(&repo).await })
-            .buffered(READS_AT_ONCE)
-            .try_filter_map(|facts| std::future::ready(Ok(facts.filter(|facts| has_tags(&facts.info, &query.filter)))));
+        let has_tags = |facts: &Arc<Facts>| has_tags(&facts.info, &query.filter);
         let mut page = BTreeMap::new();
-        while let Some(facts) = found.try_next().await? {
-            let place = Place::of(&facts, sort);
-            if after.as_ref().is_some_and(|after| place <= *after) {
-                continue;
+        if sort.is_some() {
+            for facts in self.all_listed(kind).await?.iter() {
+                let place = Place::of(facts, sort);
+                if after.as_ref().is_none_or(|after| place > *after) && is_wanted(&facts.repo, query) && has_tags(facts)
+                {
+                    page.insert(place, facts.clone());
+                }
+                // One more than the page has says that there is another.
+                if page.len() > limit + 1 {
+                    page.pop_last();
+                }
             }
-            page.insert(place, facts);
-            // One more than the page has says that there is another.
-            if page.len() > limit + 1 {
-                page.pop_last();
-            } else if page.len() > limit && sort.is_none() {
-                break;
+        } else {
+            let mut wanted = self.identified(kind).await?;
+            wanted.retain(|repo| {
+                after.as_ref().is_none_or(|after| repo.id() > after.id.as_str()) && is_wanted(repo, query)
+            });
+            let mut found = self.stored_facts_of(wanted);
+            while page.len() <= limit
+                && let Some(facts) = found.try_next().await?
+            {
+                if has_tags(&facts) {
+                    page.insert(Place::of(&facts, sort), facts);
+                }
             }
         }
         let more = page.len() > limit;
@@ -67,6 +80,42 @@ impl Gateway {
         }
         let next = page.last_key_value().filter(|_| more).map(|(place, _)| place.to_string());
         Ok((page.into_values().map(ListedRepo).collect(), next))
+    }
+
+    /// All repos of a kind that policy shows, for lists whose first place may be anybody's. Kept for some seconds, since
+    /// each page needs all of them again.
+    async fn all_listed(&self, kind: RepoKind) -> Result<Arc<Vec<Arc<Facts>>>> {
+        let name: ListKey = (kind, self.policy.current().digest(), OffsetDateTime::now_utc().date());
+        if let Some(list) = self.lists.get(&name).await {
+            return Ok(list);
+        }
+        let work = || {
+            let gateway = self.clone();
+            async move {
+                let names = gateway.identified(kind).await?;
+                let list = Arc::new(gateway.stored_facts_of(names).try_collect().await?);
+                gateway.lists.insert(name, Arc::clone(&list)).await;
+                Ok(list)
+            }
+        };
+        self.list_flights.join(name, Fare::free(), work).await
+    }
+
+    /// The repos of a kind that were ever seen, in the order of their ids.
+    async fn identified(&self, kind: RepoKind) -> Result<Vec<Repo>> {
+        let keys: Vec<_> = self.store.list(&Prefix::identities()).map_ok(|meta| meta.key).try_collect().await?;
+        let mut names: Vec<Repo> = keys.iter().filter_map(Key::identified).filter(|repo| repo.kind() == kind).collect();
+        names.sort_unstable();
+        Ok(names)
+    }
+
+    fn stored_facts_of(&self, repos: Vec<Repo>) -> impl Stream<Item = Result<Arc<Facts>>> + Send + Unpin {
+        let gateway = self.clone();
+        let found = futures_util::stream::iter(repos).map(move |repo| {
+            let gateway = gateway.clone();
+            async move { gateway.stored_facts(&repo).await }
+        });
+        found.buffered(READS_AT_ONCE).try_filter_map(|facts| std::future::ready(Ok(facts)))
     }
 
     /// The facts of a repo listed under its own name, at the commit that its default revision was last seen at,

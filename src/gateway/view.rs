@@ -9,6 +9,7 @@ use super::{
     commit::Resolved,
     grant::Grant,
     known::Known,
+    limits::Fare,
     snapshot::{Facts, Snapshot},
 };
 use crate::{
@@ -50,6 +51,11 @@ impl Gateway {
         let (policy, today) = (self.policy.current(), OffsetDateTime::now_utc().date());
         let rule = policy.decide_repo(asked, today).map_err(|denial| self.denied(&denial))?;
         Ok(Question { policy, rule, asked, today })
+    }
+
+    /// Whether a rule speaks for a repo: the part of the decision that costs nothing.
+    pub fn names(&self, asked: &Repo) -> Result<()> {
+        self.question(asked).map(drop)
     }
 
     /// Policy, revision, facts: everything up to the tree.
@@ -110,7 +116,7 @@ impl Gateway {
         Box::pin(self.wait_to_settle(asker, asked, view)).await
     }
 
-    async fn wait_to_settle(&self, asker: &Asker, asked: &Repo, view: View) -> Result<View> {
+    pub(super) async fn wait_to_settle(&self, asker: &Asker, asked: &Repo, view: View) -> Result<View> {
         match self.settled(asker, &view.known).await? {
             None => Ok(view),
             Some(Known::Whole(snapshot)) => self.redecided(asked, view, snapshot).await,
@@ -139,12 +145,20 @@ impl Gateway {
         let verdict = match self.verdicts.get(&name).await {
             Some(verdict) => verdict,
             None => {
-                let decided = async {
-                    let verdict = self.decide(question, resolved, known).await?;
-                    self.verdicts.insert(name, verdict.clone()).await;
-                    Ok::<_, Error>(verdict)
+                // A decision on a large tree reads all of it: once for all who ask, and behind those who can't wait.
+                let work = || {
+                    let (gateway, name) = (self.clone(), name.clone());
+                    let (policy, rule, asked) =
+                        (question.policy.clone(), question.rule.clone(), question.asked.clone());
+                    let (today, resolved, known) = (question.today, resolved.clone(), known.clone());
+                    async move {
+                        let question = Question { policy, rule, asked: &asked, today };
+                        let verdict = gateway.decide(&question, &resolved, &known).await?;
+                        gateway.verdicts.insert(name, verdict.clone()).await;
+                        Ok(verdict)
+                    }
                 };
-                Box::pin(decided).await?
+                Box::pin(self.verdict_flights.join(name.clone(), Fare::free(), work)).await?
             }
         };
         verdict.map_err(|denial| self.denied(&denial))

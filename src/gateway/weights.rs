@@ -1,9 +1,14 @@
 //! What looked-up facts weigh in memory, about, so that caches of them are bounded in bytes (I9): a repo of
 //! 300,000 files has an info of many megabytes.
 
+use std::sync::Arc;
+
 use serde_json::Value;
 
-use super::{known::Fresh, snapshot::Facts};
+use super::{
+    known::Fresh,
+    snapshot::{Facts, Piece},
+};
 use crate::hub::{CommitInfo, RefInfo, Refs, RepoInfo};
 
 /// What a map entry, a vector's slot and an allocation cost beside their content.
@@ -43,6 +48,18 @@ impl Weigh for Fresh {
 impl Weigh for Facts {
     fn weight(&self) -> usize {
         self.info.weight() + self.front_matter.as_ref().map_or(0, String::len)
+    }
+}
+
+impl Weigh for Vec<Arc<Facts>> {
+    fn weight(&self) -> usize {
+        self.iter().map(|facts| SLOT + facts.weight()).sum()
+    }
+}
+
+impl Weigh for Piece {
+    fn weight(&self) -> usize {
+        Self::weight(self)
     }
 }
 

@@ -22,6 +22,9 @@ use crate::hub::{
 /// Largest body of a paths-info request in bytes: some 20,000 paths.
 const LARGEST_BODY: usize = 2 * 1024 * 1024;
 
+/// How many such bodies are read at once.
+pub(super) const BODIES: usize = 64;
+
 /// Commits of one page at most, as on the Hub.
 const PAGE_COMMITS: usize = 1000;
 
@@ -82,6 +85,9 @@ impl Shared {
         B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send + 'static,
     {
         let form = &ask.form;
+        // Policy first, whatever is wrong with the question (PROTOCOL 16, 47), and before anything is held for it.
+        self.gateway.names(repo)?;
+        let Ok(_place) = self.bodies.try_acquire() else { return Err(Refused::from(error::too_many_bodies(form))) };
         let Ok(body) = timeout(BODY_WITHIN, Limited::new(body, LARGEST_BODY).collect()).await else {
             return Err(Refused::from(error::too_slow(BODY_WITHIN, form)));
         };
@@ -98,7 +104,6 @@ impl Shared {
         let request = match PathsInfoRequest::parse(content_type, &body) {
             Ok(request) => request,
             Err(problem) => {
-                // Policy first, whatever is wrong with the question (PROTOCOL 16, 47).
                 self.gateway.authorise(&ask.asker, repo).await?;
                 return Err(Refused::from(error::bad_request(&problem.to_string(), form)));
             }

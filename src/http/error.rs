@@ -72,6 +72,7 @@ fn face(error: Error, form: &Form) -> Face {
             StatusCode::BAD_GATEWAY,
             "hubgate: the origin sent other content than it had announced; nothing was stored",
         ),
+        error @ Error::Spoiled { .. } => Face::new(StatusCode::CONFLICT, format!("hubgate: {error}")),
         Error::Busy { why, retry_after } => busy(format!("hubgate: {why}"), retry_after, form),
         Error::TooMany(what) => Face::new(StatusCode::BAD_REQUEST, what),
     }
@@ -130,8 +131,9 @@ fn upstream_face(error: &upstream::Error, form: &Form) -> Face {
         | ErrorKind::Timeout
         | ErrorKind::Server(_)
         | ErrorKind::BeyondProxy { .. }
-        | ErrorKind::ProxyUnreachable
-        | ErrorKind::Offline => Face::new(StatusCode::SERVICE_UNAVAILABLE, text).later(COME_BACK),
+        | ErrorKind::ProxyUnreachable => busy(text, COME_BACK, form),
+        // An operator's choice, which no client should wait out.
+        ErrorKind::Offline => Face::new(StatusCode::SERVICE_UNAVAILABLE, text).later(COME_BACK),
     }
 }
 
@@ -142,8 +144,7 @@ fn store_face(kind: &store::ErrorKind, form: &Form) -> Face {
             busy("hubgate cannot reach its store for now".into(), COME_BACK, form)
         }
         ErrorKind::Full(_) => {
-            Face::new(StatusCode::SERVICE_UNAVAILABLE, "hubgate has no room left to store this; ask its operator")
-                .later(Duration::from_mins(1))
+            busy("hubgate has no room left to store this; ask its operator".into(), Duration::from_mins(1), form)
         }
         ErrorKind::PermissionDenied
         | ErrorKind::TooLarge(_)
@@ -163,6 +164,7 @@ fn log(error: &Error, visit: &Visit) {
         | Error::RepoNotFound(_)
         | Error::RevisionNotFound { .. }
         | Error::EntryNotFound { .. }
+        | Error::Spoiled { .. }
         | Error::TooMany(_)
         | Error::Busy { .. } => return,
         Error::NeverFits { .. } => "configuration",
@@ -274,8 +276,8 @@ pub(super) fn read_only(what: &str, form: &Form, visit: &mut Visit) -> Response<
 pub(super) fn too_large_for_client(size: u64, form: &Form, visit: &mut Visit) -> Response<Payload> {
     visit.outcome = Outcome::Denied;
     let text = format!(
-        "hubgate: {size} bytes are more than this client downloads over plain HTTP (50 GB): \
-         upgrade to huggingface_hub 1.0 or newer, or set HF_HUB_ENABLE_HF_TRANSFER=1 with hf_transfer and curl the URL"
+        "hubgate: {size} bytes are more than this version of huggingface_hub downloads over plain HTTP (50 GB): \
+         upgrade to huggingface_hub 1.31 or newer, or fetch this URL with curl"
     );
     refused(Refusal::of_ours(text), form).respond(form.api)
 }
@@ -291,11 +293,14 @@ pub(super) fn no_such_page(api: bool) -> Response<Payload> {
     Face::new(StatusCode::NOT_FOUND, text).respond(api)
 }
 
-/// `auth.anonymous = false`, and no known token.
+/// `auth.anonymous = false`, and no known token: 401, or 403 in the form that has no code.
 pub(super) fn unauthorized(form: &Form) -> Response<Payload> {
     let text = "hubgate: this gateway serves known clients only: set HF_TOKEN to the token that its operator gave you";
     let mut face = refused(Refusal::of_ours(text.into()), form);
-    face.status = StatusCode::UNAUTHORIZED;
+    // Over https Python reads a 401 without a code as "no such repo", and the command line then offers to create it.
+    if face.code.is_some() {
+        face.status = StatusCode::UNAUTHORIZED;
+    }
     challenge(face.respond(form.api))
 }
 
@@ -317,11 +322,16 @@ fn challenge(mut response: Response<Payload>) -> Response<Payload> {
 }
 
 /// A connection past `server.limits.connections`.
-pub(super) fn too_many_connections(visit: &mut Visit) -> Response<Payload> {
+pub(super) fn too_many_connections(form: &Form, visit: &mut Visit) -> Response<Payload> {
     let text = "hubgate: too many connections";
     (visit.route, visit.is_hubs) = ("turned_away", true);
     visit.reason = Some(text.into());
-    Face::new(StatusCode::SERVICE_UNAVAILABLE, text).later(COME_BACK).respond(false)
+    busy(text.into(), COME_BACK, form).respond(form.api)
+}
+
+/// More bodies on their way than are held at once.
+pub(super) fn too_many_bodies(form: &Form) -> Response<Payload> {
+    busy("hubgate: too many requests with a body at once".into(), Duration::from_secs(1), form).respond(form.api)
 }
 
 /// The store has not been looked at yet, or can't be reached: nothing is known and nothing may be written.
@@ -373,6 +383,29 @@ mod tests {
         assert_eq!(status(NEW, false), 503);
         assert_eq!(status(OLD, true), 503, "it gives up on 429 at once");
         assert_eq!(status("curl/8", true), 503);
+    }
+
+    #[test]
+    fn whatever_passes_by_itself_is_429_to_a_client_that_gives_up_on_503() {
+        use upstream::ErrorKind;
+        let of_upstream = |kind| Error::Upstream(upstream::Error::new(kind));
+        let status = |error| face(error, &form(NEW, true)).status.as_u16();
+        for kind in [ErrorKind::Unreachable, ErrorKind::Timeout, ErrorKind::Server(502), ErrorKind::ProxyUnreachable] {
+            let shown = kind.to_string();
+            assert_eq!(status(of_upstream(kind)), 429, "{shown}");
+        }
+        assert_eq!(status(Error::from(store::Error::new(store::ErrorKind::Full("/spool".into())))), 429);
+        assert_eq!(status(of_upstream(ErrorKind::Offline)), 503, "waiting it out helps nobody");
+    }
+
+    #[test]
+    fn a_no_to_unknown_clients_is_a_401_only_with_a_code() {
+        let cli = "huggingface-cli/None; hf_hub/2.4.0; python/3.11.2";
+        for (agent, status, code) in [(NEW, 401, "GatedRepo"), ("curl/8", 401, "GatedRepo"), (cli, 403, "")] {
+            let answer = unauthorized(&form(agent, true));
+            assert_eq!((answer.status().as_u16(), header(&answer, "x-error-code")), (status, code), "{agent}");
+            assert!(header(&answer, "x-error-message").contains("HF_TOKEN"), "{agent}");
+        }
     }
 
     #[test]

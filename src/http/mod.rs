@@ -39,6 +39,7 @@ use http::{
     request::Parts,
 };
 use http_body::Body;
+use tokio::sync::Semaphore;
 use tower::ServiceExt as _;
 
 pub use address::{AddressError, Addresses};
@@ -117,6 +118,8 @@ struct Shared {
     readiness: Arc<Readiness>,
     ids: RequestIds,
     shown: ShownFiles,
+    /// A place for each body that is being read into memory.
+    bodies: Semaphore,
 }
 
 /// A request of the Hub's kind, with what was found out about it on the way.
@@ -141,6 +144,7 @@ impl Edge {
             readiness: parts.readiness,
             ids: RequestIds::new(),
             shown: ShownFiles::new(),
+            bodies: Semaphore::new(api::BODIES),
         };
         Self { shared: Arc::new(shared), own, side }
     }
@@ -262,7 +266,13 @@ impl Handle for Edge {
     fn turn_away(&self, peer: Peer, request: Request<RequestBody>) -> Response<Counted> {
         let (parts, _) = request.into_parts();
         let mut visit = self.visit(peer, &parts);
-        let response = error::too_many_connections(&mut visit);
+        let path = self.shared.addresses.inside(parts.uri.path());
+        // Who is full lives: a probe that heard otherwise would have it killed.
+        let response = if own::is_livez(path) {
+            own::lives().map(Payload::Own)
+        } else {
+            error::too_many_connections(&self.shared.form(&parts, path), &mut visit)
+        };
         let mut response = self.finish(response, visit);
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         response

@@ -93,6 +93,11 @@ pub(super) fn is_admins(path: &str) -> bool {
     path.trim_start_matches('/').starts_with("-/admin/")
 }
 
+/// Whether it asks for no more than a sign of life.
+pub(super) fn is_livez(path: &str) -> bool {
+    path.trim_start_matches('/') == "-/livez"
+}
+
 /// The table of our routes.
 pub(super) fn router(parts: &EdgeParts, side: Side) -> Router {
     let own = Own {
@@ -120,6 +125,11 @@ pub(super) fn router(parts: &EdgeParts, side: Side) -> Router {
 
 /// The process runs. Asks nobody.
 async fn livez() -> Response {
+    lives()
+}
+
+/// A sign of life.
+pub(super) fn lives() -> Response {
     ([(header::CACHE_CONTROL, "no-store")], "ok\n").into_response()
 }
 

@@ -21,7 +21,7 @@ use super::{
     shown::Shown,
 };
 use crate::{
-    gateway::{File, Located},
+    gateway::{File, Located, OnWhole, Opening},
     hub::{
         BlobId, ByteRange, Condition, HubRoute, RangeError, Repo, RepoPath, Revision, Selected, SizeRule,
         content_range, if_range_holds, lfs_pointer, unsatisfied_content_range,
@@ -32,6 +32,7 @@ const X_REPO_COMMIT: HeaderName = HeaderName::from_static("x-repo-commit");
 const X_LINKED_ETAG: HeaderName = HeaderName::from_static("x-linked-etag");
 const X_LINKED_SIZE: HeaderName = HeaderName::from_static("x-linked-size");
 const X_HF_WARNING: HeaderName = HeaderName::from_static("x-hf-warning");
+const X_HF_DOWNLOAD_COUNTER: HeaderName = HeaderName::from_static("x-hf-download-counter");
 const X_ERROR_MESSAGE: HeaderName = HeaderName::from_static("x-error-message");
 
 /// A file as a URL names it.
@@ -82,7 +83,6 @@ impl Shared {
     /// Answers with a file that was found: what of it this request wants.
     pub(super) async fn send(&self, ask: &Ask<'_>, shown: &Shown, visit: &mut Visit) -> Answer {
         let Shown { file, content, .. } = shown;
-        let announce = announced(ask, content.size, visit)?;
         let mut headers = shown.headers.clone();
 
         let asked = &ask.parts.headers;
@@ -116,6 +116,7 @@ impl Shared {
         };
 
         if ask.parts.method == Method::HEAD {
+            let announce = announced(ask, content.size, visit)?;
             let status = cover(&mut headers, None, content.size, announce);
             return Ok(answer(status, headers, Payload::Empty));
         }
@@ -127,7 +128,12 @@ impl Shared {
             let bytes = part.and_then(cut).and_then(|part| Some(bytes.slice_ref(bytes.get(part)?))).unwrap_or(bytes);
             return Ok(answer(status, headers, Payload::Full(bytes)));
         }
-        let opened = self.gateway.open(&ask.asker, file, part.clone(), range.is_some_and(ByteRange::continues)).await?;
+        let opening = Opening {
+            range: part.clone(),
+            rest: range.is_some_and(ByteRange::continues).then(|| on_whole(ask)),
+            asked_at: visit.started,
+        };
+        let opened = self.gateway.open(&ask.asker, file, opening).await?;
         visit.outcome = Outcome::Sent(opened.cached);
         // The gateway may answer a range with the whole file (taint, DESIGN section 5): then it is a 200.
         let whole = 0..content.size;
@@ -167,7 +173,8 @@ impl Shared {
 }
 
 /// Whether to announce the size on HEAD. Clients that refuse a large one over plain HTTP go on where none
-/// is announced, or can't be helped (DESIGN section 7).
+/// is announced, or can't be helped (DESIGN section 7). That is what they do with HEAD's answer when they download:
+/// the same versions stream and read ranges of files of any size, for which they send GET alone.
 fn announced(ask: &Ask<'_>, size: u64, visit: &mut Visit) -> Result<bool, Refused> {
     if size <= SizeRule::LIMIT_BYTES {
         return Ok(true);
@@ -175,7 +182,20 @@ fn announced(ask: &Ask<'_>, size: u64, visit: &mut Visit) -> Result<bool, Refuse
     match ask.form.client.refuses_size_over_50gb() {
         SizeRule::Fine => Ok(true),
         SizeRule::OmitSize => Ok(false),
-        SizeRule::Refuses => Err(Refused::from(error::too_large_for_client(size, &ask.form, visit))),
+        SizeRule::Refuses if ask.parts.method == Method::HEAD => {
+            Err(Refused::from(error::too_large_for_client(size, &ask.form, visit)))
+        }
+        SizeRule::Refuses => Ok(true),
+    }
+}
+
+/// What this client makes of a whole file where it asked for the rest. `HfFileSystem`, which datasets streams through,
+/// looks at no status; the versions of its library that mark their downloads are told from it by that mark.
+fn on_whole(ask: &Ask<'_>) -> OnWhole {
+    if ask.form.client.marks_downloads() && !ask.parts.headers.contains_key(X_HF_DOWNLOAD_COUNTER) {
+        OnWhole::TakesItForTheRest
+    } else {
+        OnWhole::StartsOver
     }
 }
 

@@ -102,8 +102,15 @@ impl ClientKind {
             _ => SizeRule::Fine,
         }
     }
+
+    /// Whether every request of a download says so by `X-HF-Download-Counter`, and those of `HfFileSystem` don't.
+    pub fn marks_downloads(self) -> bool {
+        self.hub_version().is_some_and(|version| version >= DOWNLOADS_MARKED)
+    }
 }
 
+/// Read in the sources of 1.31.0 and 1.32.0: `flag_as_download_call` is on `hf_hub_download` and `snapshot_download`.
+const DOWNLOADS_MARKED: ClientVersion = ClientVersion { major: 1, minor: 32 };
 /// Read in the sources of 0.30.2 and 0.31.4.
 const SIZE_LIMITED: ClientVersion = ClientVersion { major: 0, minor: 31 };
 /// Read in the sources of 1.30.0 and 1.31.0.
@@ -166,6 +173,14 @@ mod tests {
         assert!(!ClientKind::HfCli(version(2, 4)).shows_gated_reason());
         assert!(ClientKind::HuggingfaceHub(version(2, 4)).shows_gated_reason());
         assert!(ClientKind::Other.shows_gated_reason());
+    }
+
+    #[test]
+    fn downloads_are_told_from_file_systems_since_1_32() {
+        assert!(!ClientKind::HuggingfaceHub(version(1, 31)).marks_downloads());
+        assert!(ClientKind::HuggingfaceHub(version(1, 32)).marks_downloads());
+        assert!(ClientKind::Datasets(Some(version(2, 4))).marks_downloads());
+        assert!(!ClientKind::Other.marks_downloads());
     }
 
     #[test]

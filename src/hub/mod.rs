@@ -23,7 +23,7 @@ pub use revision::{Commit, Revision};
 pub use route::{CommitsQuery, GitService, HubRoute, InfoQuery, ListQuery, RouteError, TreeQuery};
 pub use wire::{
     CommitAuthor, CommitInfo, EntryKind, Gated, InfoSibling, LfsInfo, LfsPointer, MaskedOid, PathsInfoRequest, RefInfo,
-    Refs, RepoInfo, StatedLicense, TreeEntry, TreeNode, info_answer, lfs_pointer, strip_xet,
+    Refs, RepoInfo, StatedLicense, TreeEntry, TreeNode, cursor_after, info_answer, lfs_pointer, read_cursor, strip_xet,
 };
 
 /// Text from outside that is not what it should be: says what it is, what was wrong and what would do.

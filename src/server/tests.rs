@@ -189,13 +189,29 @@ async fn tls_answers_with_the_certificate_and_with_a_changed_one_after_a_reload(
     // Clocks of file systems are coarse; the test says when the file was changed.
     let cert = std::fs::File::options().append(true).open(folder.path().join("cert")).unwrap();
     cert.set_modified(std::time::SystemTime::now() + Duration::from_secs(10)).unwrap();
-    tls.reload();
+    tls.reload_if_changed();
     assert!(shake_hands(address, &root, "one.test").await.is_err());
     assert!(shake_hands(address, &new_root, "two.test").await.unwrap().contains("ok tls=true"));
 
-    std::fs::write(folder.path().join("cert"), "no certificate").unwrap();
-    tls.reload();
+    let cert = folder.path().join("cert");
+    let at = std::time::SystemTime::now() + Duration::from_secs(20);
+    let changed_at = |at| {
+        for path in [&cert, &folder.path().join("key")] {
+            std::fs::File::options().append(true).open(path).unwrap().set_modified(at).unwrap();
+        }
+    };
+    std::fs::write(&cert, "no certificate").unwrap();
+    changed_at(at);
+    tls.reload_if_changed();
     assert!(shake_hands(address, &new_root, "two.test").await.is_ok(), "the one before stays");
+    let (_, root) = write_certificate(folder.path(), "three.test");
+    changed_at(at);
+    tls.reload_if_changed();
+    assert!(shake_hands(address, &root, "three.test").await.is_ok(), "what was not read well is read again");
+    let (_, root) = write_certificate(folder.path(), "four.test");
+    changed_at(at);
+    tls.reload();
+    assert!(shake_hands(address, &root, "four.test").await.is_ok(), "whoever asks has them read in any case");
 }
 
 #[test]

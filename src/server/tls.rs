@@ -20,6 +20,7 @@ use super::TlsConfig;
 pub struct Tls {
     files: Files,
     current: ArcSwap<ServerConfig>,
+    /// When the files in use were changed last.
     read: std::sync::Mutex<Option<Vec<SystemTime>>>,
 }
 
@@ -49,24 +50,29 @@ impl Tls {
         Ok(Some(Self { files, current, read: std::sync::Mutex::new(read) }))
     }
 
-    /// Reads the files again if one of them has changed. Bad ones are reported, and what was read before
-    /// stays.
-    pub fn reload(&self) {
-        let now = self.files.modified();
-        {
-            let mut read = self.read.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            if *read == now {
-                return;
-            }
-            *read = now;
+    /// Reads the files again if one of them has changed since they were read well.
+    pub fn reload_if_changed(&self) {
+        if *self.read() != self.files.modified() {
+            self.reload();
         }
+    }
+
+    /// Reads the files again. Bad ones are reported, and what was read before stays until they are good.
+    pub fn reload(&self) {
+        // First: what changes while they are read is read again.
+        let now = self.files.modified();
         match self.files.read() {
             Ok(config) => {
+                *self.read() = now;
                 self.current.store(Arc::new(config));
                 info!(cert = %self.files.cert.display(), "read the changed TLS certificate");
             }
             Err(error) => error!(%error, "the changed TLS certificate is bad; the one before stays"),
         }
+    }
+
+    fn read(&self) -> std::sync::MutexGuard<'_, Option<Vec<SystemTime>>> {
+        self.read.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     pub(super) fn acceptor(&self) -> TlsAcceptor {

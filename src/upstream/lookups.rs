@@ -109,6 +109,18 @@ impl Upstream {
         self.pages(&route, purpose, Purpose::Background)
     }
 
+    /// What is right in a folder of a commit, or in its root, page by page.
+    pub fn folder(
+        self: &Arc<Self>,
+        repo: &Repo,
+        commit: Commit,
+        path: Option<&RepoPath>,
+        purpose: Purpose,
+    ) -> BoxStream<'static, Result<Vec<TreeEntry>>> {
+        let (repo, revision, path) = (repo.clone(), commit.into(), path.cloned());
+        self.pages(&HubRoute::Tree { repo, revision, path, query: TreeQuery::default() }, purpose)
+    }
+
     /// How many requests [`Upstream::paths_info`] of so many paths makes.
     pub fn paths_info_requests(paths: usize) -> usize {
         paths.div_ceil(PATHS_PER_REQUEST)

@@ -49,7 +49,7 @@ use progress::Progress;
 pub(crate) use progress::Reading;
 pub(crate) use reader::Reader;
 pub(crate) use table::{Fills, Joined};
-pub(crate) use taint::is_tainted;
+pub(crate) use taint::taint_mark;
 
 pub use table::FillConfig;
 

@@ -223,7 +223,7 @@ impl Fills {
     }
 
     /// Joins a live fill with the order's record.
-    fn join_live(&self, fill: Arc<Fill>, order: Order) -> Result<Joined, Error> {
+    pub(crate) fn join_live(&self, fill: Arc<Fill>, order: Order) -> Result<Joined, Error> {
         let (repo, commit, path) = (&order.record.repo, order.record.commit, &order.record.path);
         // The size of an LFS file is whatever its author wrote. One content has one size.
         if fill.size != order.size {
@@ -255,6 +255,12 @@ impl Fills {
             true
         });
         Ok(if joined { Joined::Live(fill) } else { Joined::Ending(fill) })
+    }
+
+    /// The live fill that this client was given bytes of.
+    pub(crate) fn read_by(&self, key: &FillKey, client: &str) -> Option<Arc<Fill>> {
+        let fill = self.live().get(key).cloned()?;
+        fill.peek(|state| state.given_to.contains(client)).then_some(fill)
     }
 
     fn refuse_past_limits(

@@ -3,7 +3,7 @@
 //! Clients resume: a prefix from a fill that failed, with an honest tail from a later one, is a whole
 //! wrong file that no size check notices (seen in four generations of huggingface_hub). So the mark is
 //! stored before a fill's first unverified byte goes out, and removed only when that same fill ends
-//! stored. While it stands, nobody resumes: an open-ended range is answered with the whole file.
+//! stored. While it stands, nobody resumes, but from the very fill that set it and gave the beginning.
 
 use bytes::Bytes;
 use uuid::Uuid;
@@ -17,9 +17,9 @@ use crate::{
 /// A larger mark is nothing that we wrote.
 const MAX_MARK_BYTES: u64 = 4096;
 
-/// Whether bytes of a failed or unfinished fill of this content may be about.
-pub(crate) async fn is_tainted(store: &dyn Store, sha256: &Sha256) -> Result<bool, Error> {
-    Ok(store.head(&Key::taint(sha256)).await?.is_some())
+/// The mark that bytes of a failed or unfinished fill of this content may be about, if it stands.
+pub(crate) async fn taint_mark(store: &dyn Store, sha256: &Sha256) -> Result<Option<Bytes>, Error> {
+    store.get(&Key::taint(sha256), MAX_MARK_BYTES).await
 }
 
 impl Fill {
@@ -45,6 +45,11 @@ impl Fill {
             })
             .await?;
         Ok(())
+    }
+
+    /// Whether this is the mark that this fill has set: no other's bytes were about before.
+    pub(crate) fn has_set(&self, mark: &Bytes) -> bool {
+        self.taint.get().is_some_and(|ours| ours.as_ref() == Some(mark))
     }
 
     /// Removes the mark, if it is this fill's; for a fill that ended stored. Another replica's fill of the

@@ -164,7 +164,7 @@ impl Gateway {
         on_bytes: &(dyn Fn(u64) + Send + Sync),
     ) -> Result<Brought> {
         let at: Revision = planned.commit.into();
-        let located = self.locate_unhurried(asker, &plan.asked, &at, &file.path, Instant::now()).await?;
+        let located = self.locate_unhurried(asker, &plan.asked, &at, &file.path).await?;
         let (Located::Here(mut file) | Located::Elsewhere(mut file)) = located;
         // The manifest has the revision that was asked for, not the sha that the plan has made of it.
         file.revision = plan.revision.clone();

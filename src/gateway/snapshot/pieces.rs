@@ -100,7 +100,7 @@ impl Piece {
         Ok(Self { nodes: nodes.collect::<Result<_, _>>()? })
     }
 
-    pub(super) fn weight(&self) -> usize {
+    pub(crate) fn weight(&self) -> usize {
         self.nodes.iter().map(|node| node.path.as_str().len() + size_of::<TreeNode>() + 16).sum()
     }
 }

@@ -30,7 +30,7 @@ pub struct TreeQuery {
     pub expand: bool,
     /// Entries a page.
     pub limit: Option<u32>,
-    /// Where the page starts: what a `Link` of ours named.
+    /// Where the page starts; see [`crate::hub::read_cursor`].
     pub cursor: Option<String>,
 }
 

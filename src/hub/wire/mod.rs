@@ -4,11 +4,13 @@
 //! of what is passed on as it came. Masked hashes (PROTOCOL 12.2) do not pass either: a [`TreeNode`] can't
 //! hold one.
 
+mod cursor;
 mod info;
 mod paths;
 mod refs;
 mod tree;
 
+pub use cursor::{cursor_after, read_cursor};
 pub use info::{Gated, InfoSibling, LfsInfo, RepoInfo, StatedLicense, info_answer};
 pub use paths::PathsInfoRequest;
 pub use refs::{CommitAuthor, CommitInfo, RefInfo, Refs};

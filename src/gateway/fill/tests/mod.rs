@@ -18,7 +18,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     DROP_AFTER, FileName, Fill, FillConfig, FillEnd, FillKey, Fills, Joined, Order, Origin, PAUSE_AFTER, Reader,
-    Reading, is_tainted,
+    Reading, taint_mark,
 };
 use crate::{
     gateway::{Error, grant::Grant, tasks::Tasks},
@@ -35,6 +35,10 @@ mod transfer;
 mod verified;
 
 const MIB: usize = 1024 * 1024;
+
+async fn is_tainted(store: &dyn Store, sha256: &Sha256) -> store::Result<bool> {
+    Ok(taint_mark(store, sha256).await?.is_some())
+}
 
 /// What the origin does on one opening.
 enum Act {
