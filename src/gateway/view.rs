@@ -5,7 +5,7 @@ use std::sync::Arc;
 use time::{Date, OffsetDateTime};
 
 use super::{
-    Asker, Error, File, Gateway, Result,
+    Asker, File, Gateway, Result,
     commit::Resolved,
     grant::Grant,
     known::Known,

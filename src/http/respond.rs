@@ -180,12 +180,11 @@ fn announced(ask: &Ask<'_>, size: u64, visit: &mut Visit) -> Result<bool, Refuse
         return Ok(true);
     }
     match ask.form.client.refuses_size_over_50gb() {
-        SizeRule::Fine => Ok(true),
         SizeRule::OmitSize => Ok(false),
         SizeRule::Refuses if ask.parts.method == Method::HEAD => {
             Err(Refused::from(error::too_large_for_client(size, &ask.form, visit)))
         }
-        SizeRule::Refuses => Ok(true),
+        SizeRule::Fine | SizeRule::Refuses => Ok(true),
     }
 }
 

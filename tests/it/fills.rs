@@ -124,9 +124,48 @@ async fn a_prefix_of_wrong_content_and_an_honest_tail_never_make_a_whole_file() 
             gate = Setup::new().on(&root).start(&hub).await;
         }
     }
+    // But for `HfFileSystem`, which would take the whole for the rest: it is told, where it can be told from a download.
+    let file_system = "datasets/5.2.0; hf_hub/2.4.0; python/3.11.2";
+    let (agent, range) = (("user-agent", file_system), ("range", resume.as_str()));
+    let refused = gate.get_with(&at_commit(&hub), &[agent, range]).await;
+    assert_eq!(refused.status, 409, "{}", refused.text());
+    assert!(refused.header("x-error-message").contains("read it again from its start"), "{:?}", refused.headers);
+    let download = gate.get_with(&at_commit(&hub), &[agent, range, ("x-hf-download-counter", "1")]).await;
+    assert!(download.status == 200 && download.body == expected, "{}", download.status);
+    let before_the_mark = ("user-agent", "unknown/None; hf_hub/1.31.0; python/3.11.2");
+    assert_eq!(gate.get_with(&at_commit(&hub), &[before_the_mark, range]).await.status, 200);
     // A range within the file is nobody's tail.
     let slice = gate.get_with(&at_commit(&hub), &[("range", "bytes=5000-5009")]).await;
     assert_eq!((slice.status.as_u16(), &slice.body[..]), (206, &expected[5000..5010]));
+}
+
+#[tokio::test]
+async fn a_client_that_is_cut_off_goes_on_where_it_was_while_the_fill_still_runs() {
+    let hub = hub().await;
+    let gate = TestGateway::before(&hub).await;
+    let (expected, url) = (content(&hub), at_commit(&hub));
+    assert_eq!(gate.head(URL).await.status, 200);
+    let stall = FaultKind::StallAfter { bytes: 14 << 20, ms: None };
+    let stall = hub.fault(Fault::new(stall).path(NAME).origin(Origin::Cdn).once());
+    let file_system = ("user-agent", "datasets/5.2.0; hf_hub/2.4.0; python/3.11.2");
+    let mut cut = gate.client.begin(&url, &[file_system]).await.unwrap();
+    let mut held = cut.read(9 << 20).await;
+    drop(cut);
+    assert!(held.len() < expected.len());
+    // As it opens the file again after any trouble, without a look at the status.
+    let range = format!("bytes={}-", held.len());
+    let again = gate.client.begin(&url, &[file_system, ("range", &range)]).await.unwrap();
+    assert_eq!(again.status, 206);
+    // Somebody else may hold bytes of another fill, and is not told from one who does.
+    let root = gate.root.clone();
+    let other = Setup::new().on(&root).start(&hub).await;
+    let elsewhere = other.get_with(&url, &[file_system, ("range", &range)]).await;
+    assert_eq!(elsewhere.status, 409, "{}", elsewhere.text());
+    hub.clear_fault(stall);
+    let (rest, broke) = again.rest().await;
+    held.extend(rest);
+    assert!(!broke && held == expected);
+    assert_eq!(hub.counters().file_bytes(NAME), SIZE);
 }
 
 #[tokio::test]

@@ -219,5 +219,12 @@ async fn sizes_over_50_gb_are_left_out_for_clients_that_then_go_on_and_refused_t
     }
     let refused = head("unknown/None; hf_hub/0.36.2; python/3.11").await;
     assert_eq!((refused.status, refused.header("x-error-code")), (403, "GatedRepo"));
-    assert!(refused.header("x-error-message").contains("upgrade"), "{}", refused.header("x-error-message"));
+    let message = refused.header("x-error-message");
+    assert!(message.contains("huggingface_hub 1.31 or newer") && !message.contains("HF_TRANSFER"), "{message}");
+    // The same version reads ranges and streams files of any size: only its downloads have the limit.
+    let old = ("user-agent", "datasets/2.14.0; hf_hub/0.36.2; python/3.11");
+    let beyond = gateway.get_with(&path, &[old, ("range", "bytes=60000000000-")]).await;
+    assert_eq!((beyond.status, beyond.header("content-range")), (416, "bytes */60000000000"));
+    let branch = gateway.ask(Method::GET, &at("main", "model.safetensors"), &[old], "").await;
+    assert_eq!(branch.status, 307);
 }

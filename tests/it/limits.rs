@@ -144,3 +144,50 @@ async fn a_client_past_its_share_of_the_origin_is_told_when_to_come_back_and_oth
     let answer = gate.get_with("/acme/nested/resolve/main/config.json", &token).await;
     assert_eq!(answer.status, 200, "{}", answer.text());
 }
+
+/// What a new connection hears to one request; it is the connection's last.
+async fn hears(gate: &TestGateway, request: &str) -> String {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let address = gate.url.strip_prefix("http://").unwrap();
+    let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut heard = String::new();
+    stream.read_to_string(&mut heard).await.unwrap();
+    heard
+}
+
+#[tokio::test]
+async fn a_gateway_that_is_full_lives_and_says_come_back_as_each_client_hears_it() {
+    let hub = Standin::builder().fixtures().start().await;
+    let gate = Setup::new().config("server.limits.connections = 1").start(&hub).await;
+    // The test's own client holds the one place.
+    let asked = |path: &str, agent: &str| format!("GET {path} HTTP/1.1\r\nhost: x\r\nuser-agent: {agent}\r\n\r\n");
+    assert!(hears(&gate, &asked("/-/livez", "kube-probe/1.31")).await.starts_with("HTTP/1.1 200"));
+    let new = hears(&gate, &asked("/api/models/acme/tiny", "unknown/None; hf_hub/2.4.0; python/3.11.2")).await;
+    assert!(new.starts_with("HTTP/1.1 429") && new.contains("retry-after"), "{new}");
+    assert!(hears(&gate, &asked("/api/models/acme/tiny", "curl/8.14.1")).await.starts_with("HTTP/1.1 503"));
+}
+
+#[tokio::test]
+async fn bodies_are_waited_for_only_where_policy_names_the_repo_and_only_so_many_at_once() {
+    use tokio::io::AsyncWriteExt as _;
+    let hub = Standin::builder().fixtures().start().await;
+    let gate = TestGateway::before(&hub).await;
+    let asks = |repo: &str| {
+        let path = format!("/api/models/{repo}/paths-info/main");
+        format!("POST {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 1000\r\n\r\npaths=")
+    };
+    assert!(hears(&gate, &asks("other/model")).await.starts_with("HTTP/1.1 403"));
+    let mut waiting = Vec::new();
+    for _ in 0..64 {
+        let address = gate.url.strip_prefix("http://").unwrap();
+        let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+        stream.write_all(asks("acme/tiny").as_bytes()).await.unwrap();
+        waiting.push(stream);
+    }
+    let form = "application/x-www-form-urlencoded";
+    let post = async || gate.post("/api/models/acme/tiny/paths-info/main", form, "paths=config.json").await;
+    eventually("there is no place left", async || post().await.status == 503).await;
+    drop(waiting);
+    eventually("there are places again", async || post().await.status == 200).await;
+}

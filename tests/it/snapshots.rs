@@ -13,6 +13,7 @@ use hubgate::{
 };
 
 use crate::support::{
+    client::Answer,
     gateway::{Setup, TestGateway, eventually},
     process::hubgate,
 };
@@ -178,6 +179,22 @@ async fn past_the_cap_files_are_served_by_name_and_a_listing_says_why_not() {
     let listing = gate.get("/api/models/acme/crowd/tree/main?recursive=true").await;
     assert_eq!(listing.status, 400, "{}", listing.text());
     assert!(listing.header("x-error-message").contains("limits.tree_nodes"), "{}", listing.text());
+    // What `HfFileSystem` and datasets ask before they read a file: the info, and a folder's own list.
+    let info = gate.get("/api/models/acme/crowd").await;
+    assert_eq!(info.status, 200, "{}", info.text());
+    let info = info.json();
+    assert_eq!(info["sha"], hub.commit("acme/crowd", "main"));
+    assert_eq!(info["siblings"].as_array().map(Vec::len), Some(0));
+    let names = |listing: Answer| {
+        assert_eq!(listing.status, 200, "{}", listing.text());
+        let nodes = listing.json().as_array().unwrap().clone();
+        nodes.iter().map(|node| node["path"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let root = names(gate.get("/api/models/acme/crowd/tree/main").await);
+    assert!(root.contains(&"README.md".to_owned()) && root.contains(&"part-00000".to_owned()), "{root:?}");
+    let folder = names(gate.get("/api/models/acme/crowd/tree/main/part-00000").await);
+    assert!(folder.contains(&crowd.path(0)) && folder.is_sorted(), "{folder:?}");
+    assert_eq!(gate.get("/api/models/acme/crowd/tree/main/part-99999").await.status, 404);
     // Finding that out is not repeated for every question.
     let pages = hub.count(Class::Tree);
     assert_eq!(gate.get("/api/models/acme/crowd/tree/main?recursive=true").await.status, 400);

@@ -12,7 +12,6 @@ use std::{
 };
 
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
-use tokio::time::Instant;
 
 use super::{
     complete::{Completed, CompletedFile},

@@ -128,6 +128,25 @@ async fn the_tree_is_the_hubs_own() {
     }
 }
 
+/// A folder of which nothing is shown would be listed as one that is empty, which git doesn't know.
+#[tokio::test]
+async fn a_folder_of_which_every_file_is_hidden_is_not_listed() {
+    let hub = hub_standin::Standin::builder().fixtures().start().await;
+    let policy =
+        "[licenses]\nallow = [\"mit\"]\n[[allow]]\nname = \"acme\"\nrepo = \"acme/*\"\nfiles.exclude = [\"onnx/\"]\n";
+    let gate = crate::support::gateway::Setup::new().policy(policy).start(&hub).await;
+    for query in ["", "?recursive=true"] {
+        let listing = gate.get(&format!("/api/models/acme/nested/tree/main{query}")).await;
+        assert_eq!(listing.status, 200, "{}", listing.text());
+        let listing = listing.json();
+        let paths: Vec<_> = listing.as_array().unwrap().iter().map(|node| node["path"].as_str().unwrap()).collect();
+        assert!(paths.contains(&"README.md") && !paths.iter().any(|path| path.starts_with("onnx")), "{paths:?}");
+    }
+    let infos =
+        gate.post("/api/models/acme/nested/paths-info/main", "application/x-www-form-urlencoded", "paths=onnx").await;
+    assert_eq!(infos.text(), "[]");
+}
+
 /// transformers asks for `additional_chat_templates` of every tokenizer and relies on this error.
 #[tokio::test]
 async fn a_folder_that_is_not_there_is_entry_not_found_with_the_commit() {

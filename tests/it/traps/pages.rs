@@ -58,6 +58,25 @@ async fn a_cursor_past_the_end_is_an_empty_page() {
     }
 }
 
+/// PROTOCOL 4.4: text-generation-webui makes the Hub's own cursors from the last path, and goes on until a page is empty.
+#[tokio::test]
+async fn a_client_that_makes_the_hubs_cursors_comes_to_an_end() {
+    use base64::{Engine as _, engine::general_purpose::STANDARD};
+    let (_hub, gate) = world().await;
+    let url = "/api/models/acme/tiny/tree/main";
+    let whole = paths(&gate.get(url).await.json());
+    let (mut found, mut cursor) = (Vec::new(), String::new());
+    for round in 0.. {
+        assert!(round < 5, "round and round: {found:?}");
+        let page = paths(&gate.get(&format!("{url}?cursor={cursor}")).await.json());
+        let Some(last) = page.last() else { break };
+        let inner = STANDARD.encode(format!("{{\"file_name\":\"{last}\"}}"));
+        cursor = STANDARD.encode(format!("{inner}:50")).replace('=', "%3D");
+        found.extend(page);
+    }
+    assert_eq!(found, whole);
+}
+
 /// Trap 14: the scheme and host are those that the client sees, through a trusted proxy too.
 #[tokio::test]
 async fn links_have_the_scheme_and_host_that_the_client_sees() {
