@@ -25,7 +25,7 @@ pub use assembly::Core;
 
 use crate::{
     config::Loaded,
-    http::{Addresses, Edge, EdgeParts, Readiness, Side, Traffic},
+    http::{Addresses, AllowedOrigins, Edge, EdgeParts, Readiness, Side, Traffic},
     policy::{self, Severity},
     server::{self, Listener, Serve, Tls, Workers},
     telemetry::AccessLog,
@@ -79,6 +79,7 @@ impl App {
             policy: core.policy.clone(),
             auth: config.auth.clone(),
             addresses,
+            origins: AllowedOrigins::new(&config.server.cors_origins).map_err(StartError::Misconfigured)?,
             refusal: config.policy.refusal,
             access,
             readiness: readiness.clone(),

@@ -24,7 +24,7 @@ use crate::{
     admin::ApprovalsConfig,
     gateway::{FillConfig, LimitsConfig},
     hooks::HooksConfig,
-    http::{Addresses, AuthConfig},
+    http::{Addresses, AllowedOrigins, AuthConfig},
     jobs::JobsConfig,
     policy::{EnvLists, PolicyConfig},
     publish::PublishConfig,
@@ -171,6 +171,7 @@ impl Config {
         let mut problems = Vec::new();
         let mut check = |outcome: Result<(), String>| problems.extend(outcome.err());
         check(Addresses::new(&self.server).map(drop).map_err(|error| error.to_string()));
+        check(AllowedOrigins::new(&self.server.cors_origins).map(drop));
         check(Tls::load(&self.server.tls).map(drop).map_err(|error| error.to_string()));
         check(self.log.parse_filter().map(drop).map_err(|error| error.to_string()));
         check(listens("server.listen", &self.server.listen));
@@ -186,7 +187,11 @@ impl Config {
         if limits.connections == 0 {
             check(Err("server.limits.connections: 0 would serve nobody; write at least 1".into()));
         }
-        for (key, value) in [("header_timeout", limits.header_timeout), ("write_timeout", limits.write_timeout)] {
+        for (key, value) in [
+            ("header_timeout", limits.header_timeout),
+            ("idle_timeout", limits.idle_timeout),
+            ("write_timeout", limits.write_timeout),
+        ] {
             if value.is_zero() {
                 check(Err(format!("server.limits.{key}: 0s would serve nobody; write 1m or 5m")));
             }

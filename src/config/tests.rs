@@ -135,6 +135,8 @@ fn what_is_wrong_is_named_with_its_place_and_a_remedy() {
         ("[store]\nkind = 's3'\ns3.bucket = 'my models'", "store.s3.bucket: \"my models\" is no name of a bucket"),
         ("[store]\nkind = 's3'\ns3.bucket = 'models/x'", "and store.s3.prefix for what follows a slash"),
         ("[server.limits]\nwrite_timeout = '0s'", "server.limits.write_timeout: 0s"),
+        ("[server.limits]\nidle_timeout = '0s'", "server.limits.idle_timeout: 0s"),
+        ("[server]\ncors_origins = ['https://a.example/']", "server.cors_origins: \"https://a.example/\""),
         ("[log]\nfilter = 'hubgate=loud'", "log.filter: \"hubgate=loud\": "),
         ("[auth]\nanonymous = false", "auth.anonymous: false serves nobody"),
         ("[auth]\nclients = [{ name = 'x' }]", "token_sha256 is missing"),

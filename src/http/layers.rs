@@ -87,6 +87,8 @@ pub(super) struct Visit {
     pub(super) route: &'static str,
     /// Whether it was for the Hub rather than for our own pages.
     pub(super) is_hubs: bool,
+    /// The origin of the page that may read the answer.
+    pub(super) leave: Option<HeaderValue>,
     pub(super) repo: Option<Repo>,
     pub(super) commit: Option<Commit>,
     pub(super) path: Option<RepoPath>,

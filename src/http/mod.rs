@@ -44,6 +44,7 @@ use tower::ServiceExt as _;
 
 pub use address::{AddressError, Addresses};
 pub use auth::{AuthConfig, KnownAdmin, KnownClient, Scope};
+pub use cors::AllowedOrigins;
 pub use layers::{Counted, Traffic};
 pub use own::Readiness;
 pub use payload::Payload;
@@ -77,6 +78,8 @@ pub struct EdgeParts {
     pub auth: AuthConfig,
     /// `server.public_url` and `server.trusted_proxies`.
     pub addresses: Addresses,
+    /// `server.cors_origins`.
+    pub origins: AllowedOrigins,
     /// `policy.refusal`.
     pub refusal: RefusalForm,
     /// Where access lines go.
@@ -113,6 +116,7 @@ struct Shared {
     admin: Admin,
     auth: Auth,
     addresses: Addresses,
+    origins: AllowedOrigins,
     refusal: RefusalForm,
     books: Books,
     readiness: Arc<Readiness>,
@@ -139,6 +143,7 @@ impl Edge {
             admin: parts.admin,
             auth: Auth::new(&parts.auth),
             addresses: parts.addresses,
+            origins: parts.origins,
             refusal: parts.refusal,
             books: Books { access: parts.access, traffic: parts.traffic },
             readiness: parts.readiness,
@@ -171,6 +176,7 @@ impl Edge {
             agent: layers::agent(&parts.headers).cloned(),
             route: "own",
             is_hubs: false,
+            leave: self.shared.origins.leave(&parts.headers),
             repo: None,
             commit: None,
             path: None,
@@ -179,11 +185,11 @@ impl Edge {
         })
     }
 
-    fn finish(&self, response: Response<Payload>, visit: Box<Visit>) -> Response<Counted> {
+    fn finish(&self, response: Response<Payload>, mut visit: Box<Visit>) -> Response<Counted> {
         let (mut head, payload) = response.into_parts();
         head.headers.insert(layers::X_REQUEST_ID, visit.id.clone());
         if visit.is_hubs {
-            cors::open(&mut head.headers);
+            self.shared.origins.open(&mut head.headers, visit.leave.take());
         }
         let length = head.headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
         let body = Counted::new(payload, visit, self.shared.books.clone(), head.status, length);

@@ -7,9 +7,36 @@ use crate::support::{asking::Asking, gateway::Setup};
 
 const PAGE: (&str, &str) = ("origin", "https://notebooks.example.com");
 
+const ANY: &str = "server.cors_origins = [\"*\"]";
+
 #[tokio::test]
-async fn every_answer_of_the_hubs_routes_may_be_read_by_a_page_and_none_of_ours() {
-    let gateway = Asking::start().await;
+async fn pages_read_nothing_unless_their_origin_is_listed() {
+    let hub = hub_standin::Standin::builder().fixtures().start().await;
+    let path = format!("/acme/tiny/resolve/{}/config.json", hub.commit("acme/tiny", "main"));
+    let told = async |config: &str, origin: &str| {
+        let gate = Setup::new().config(config).start(&hub).await;
+        let mut told = Vec::new();
+        for method in ["GET", "OPTIONS"] {
+            let answer = gate.ask(method, &path, &[("origin", origin)]).await;
+            assert!(answer.status.is_success(), "{}", answer.text());
+            let allowed = answer.header("access-control-allow-origin").to_owned();
+            assert_eq!(allowed.is_empty(), answer.header("access-control-expose-headers").is_empty());
+            let varies = answer.headers.get_all("vary").iter().any(|vary| vary == "Origin");
+            told.push((allowed, varies));
+        }
+        assert_eq!(told[0], told[1], "before asking and after");
+        told.remove(0)
+    };
+    assert_eq!(told("", PAGE.1).await, (String::new(), false));
+    let listed = format!("server.cors_origins = [\"https://other.example\", \"{}\"]", PAGE.1);
+    assert_eq!(told(&listed, PAGE.1).await, (PAGE.1.to_owned(), true));
+    // What is kept for one page must not be shown to another.
+    assert_eq!(told(&listed, "https://evil.example").await, (String::new(), true));
+}
+
+#[tokio::test]
+async fn where_all_pages_may_read_every_answer_of_the_hubs_routes_says_so_and_none_of_ours() {
+    let gateway = Asking::with(ANY).await;
     let commit = gateway.commit("acme/tiny");
     for (path, status) in [
         ("/acme/tiny/resolve/main/config.json".to_owned(), 307),
@@ -46,7 +73,7 @@ async fn every_answer_of_the_hubs_routes_may_be_read_by_a_page_and_none_of_ours(
 async fn a_browser_that_asks_first_is_told_yes_even_where_only_known_clients_are_served() {
     let hub = hub_standin::Standin::builder().fixtures().start().await;
     let known = "auth.clients = [{ name = \"page\", token_sha256 = \"1660c21f1029de2c0b013c2acb5a749f47eed3e8379294bbed52e2a05c0d0f3f\" }]\nauth.anonymous = false";
-    let gate = Setup::new().config(known).start(&hub).await;
+    let gate = Setup::new().config(known).config(ANY).start(&hub).await;
     let path = format!("/acme/tiny/resolve/{}/config.json", hub.commit("acme/tiny", "main"));
     let asks =
         [PAGE, ("access-control-request-method", "GET"), ("access-control-request-headers", "authorization,range")];
