@@ -45,8 +45,12 @@ struct State {
     next: u64,
     /// Since when no answer is under way.
     idle: Instant,
-    /// The last request's body was left unread: how long its sender is listened to after the answer.
-    linger: Option<Patience>,
+    /// Since when bytes come that are no request yet, while no answer is under way. Not of HTTP/2, which has more to say.
+    heading: Option<Instant>,
+    /// The last request's body was left unread.
+    unread: bool,
+    /// How long a client is listened to after the last answer, if there is something of it to be read.
+    patience: Patience,
 }
 
 /// Why a connection has to go.
@@ -54,7 +58,9 @@ struct State {
 pub(super) enum Overdue {
     /// No request came.
     NeverAsked,
-    /// Nothing is under way. (HTTP/1's idle connections are closed by hyper.)
+    /// The head of a request does not come to its end.
+    SlowHead,
+    /// Nothing is under way.
     Idle,
     /// The client takes nothing of what is ready for it.
     NotReading,
@@ -70,11 +76,19 @@ pub(super) enum Look {
 }
 
 impl Activity {
-    pub(super) fn new() -> Arc<Self> {
+    pub(super) fn new(patience: Patience) -> Arc<Self> {
         let now = Instant::now();
-        let state =
-            State { begun: now, version: None, blocked: None, answers: Vec::new(), next: 0, idle: now, linger: None };
-        Arc::new(Self(Mutex::new(state)))
+        Arc::new(Self(Mutex::new(State {
+            begun: now,
+            version: None,
+            blocked: None,
+            answers: Vec::new(),
+            next: 0,
+            idle: now,
+            heading: None,
+            unread: false,
+            patience,
+        })))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -84,7 +98,7 @@ impl Activity {
     /// Notes a request; its answer is under way until what this returns is dropped.
     pub(super) fn begin(self: &Arc<Self>, version: Version) -> Answering {
         let mut state = self.state();
-        state.version = Some(version);
+        (state.version, state.heading) = (Some(version), None);
         let number = state.next;
         state.next += 1;
         state.answers.push((number, None));
@@ -92,22 +106,33 @@ impl Activity {
     }
 
     /// Notes that the request's body was not read to its end, so that its answer is the connection's last.
-    pub(super) fn leaves_unread(&self, patience: Patience) {
-        self.state().linger = Some(patience);
+    pub(super) fn leaves_unread(&self) {
+        self.state().unread = true;
+    }
+
+    /// Notes that bytes have come.
+    fn hears(&self) {
+        let mut state = self.state();
+        if state.answers.is_empty() && state.version != Some(Version::HTTP_2) {
+            state.heading.get_or_insert_with(Instant::now);
+        }
     }
 
     /// Whether the connection has kept us waiting for longer than it may.
     pub(super) fn look(&self, limits: &ConnectionLimits) -> Look {
         let (state, now) = (self.state(), Instant::now());
         let never_asked = state.version.is_none().then_some(state.begun);
-        let idle = (state.version == Some(Version::HTTP_2) && state.answers.is_empty()).then_some(state.idle);
+        let heading = state.heading.filter(|_| state.version.is_some());
+        let is_idle = state.version.is_some() && state.answers.is_empty() && heading.is_none();
+        let idle = is_idle.then_some(state.idle);
         let unread = state.answers.iter().filter_map(|(_, since)| *since).chain(state.blocked).min();
         let due = [
             never_asked.map(|since| (since + limits.header_timeout, Overdue::NeverAsked)),
-            idle.map(|since| (since + limits.header_timeout, Overdue::Idle)),
+            heading.map(|since| (since + limits.header_timeout, Overdue::SlowHead)),
+            idle.map(|since| (since + limits.idle_timeout, Overdue::Idle)),
             unread.map(|since| (since + limits.write_timeout, Overdue::NotReading)),
         ];
-        let again = now + limits.header_timeout.min(limits.write_timeout);
+        let again = now + limits.header_timeout.min(limits.idle_timeout).min(limits.write_timeout);
         match due.into_iter().flatten().min_by_key(|(at, _)| *at) {
             Some((at, why)) if at <= now => Look::Overdue(why),
             Some((at, _)) => Look::Again(at.min(again)),
@@ -206,7 +231,12 @@ impl<S> Socket<S> {
 
 impl<S: AsyncRead + Unpin> AsyncRead for Socket<S> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_read(cx, buffer)
+        let (this, before) = (self.get_mut(), buffer.filled().len());
+        let outcome = Pin::new(&mut this.stream).poll_read(cx, buffer);
+        if buffer.filled().len() > before {
+            this.activity.hears();
+        }
+        outcome
     }
 }
 
@@ -242,7 +272,12 @@ impl<S: Wire> AsyncWrite for Socket<S> {
         if this.linger.is_none() {
             let outcome = Pin::new(&mut this.stream).poll_shutdown(cx);
             ready!(this.note(outcome))?;
-            let Some(patience) = this.activity.state().linger else { return Poll::Ready(Ok(())) };
+            let patience = {
+                let state = this.activity.state();
+                // A head that makes no sense is answered too, perhaps before all of it has come.
+                (state.unread || state.heading.is_some()).then_some(state.patience)
+            };
+            let Some(patience) = patience else { return Poll::Ready(Ok(())) };
             this.linger = Some(Linger::new(patience));
         }
         let Some(linger) = &mut this.linger else { return Poll::Ready(Ok(())) };

@@ -20,6 +20,9 @@ pub struct ServerConfig {
     /// Addresses and networks (`10.0.0.0/8`) of proxies whose `X-Forwarded-For`, `-Proto` and `-Host` are
     /// believed.
     pub trusted_proxies: Vec<String>,
+    /// Origins whose web pages may read what the Hub's routes answer: `https://notebooks.example.com`, or `*` for all. None
+    /// unless set: with `auth.anonymous`, a page that is open in a browser inside reads what that browser may reach.
+    pub cors_origins: Vec<String>,
     /// How long answers and fills under way may take once the process was told to stop.
     #[serde(deserialize_with = "crate::duration::read")]
     pub drain_timeout: Duration,
@@ -36,6 +39,7 @@ impl Default for ServerConfig {
             admin_listen: None,
             public_url: None,
             trusted_proxies: Vec::new(),
+            cors_origins: Vec::new(),
             drain_timeout: Duration::from_secs(30),
             tls: TlsConfig::default(),
             limits: ConnectionLimits::default(),
@@ -61,10 +65,14 @@ pub struct TlsConfig {
 pub struct ConnectionLimits {
     /// Most connections at once. A few more are told 503 with Retry-After; the rest wait to be accepted.
     pub connections: usize,
-    /// How long a request's head may take to arrive, and a connection may stay idle. After as long, an HTTP/2
-    /// client is asked whether it lives, and has 20 s to say so.
+    /// How long a request's head may take to arrive. After as long, an HTTP/2 client is asked whether it lives, and has
+    /// 20 s to say so.
     #[serde(deserialize_with = "crate::duration::read")]
     pub header_timeout: Duration,
+    /// How long a connection may stay idle between requests. Longer than a load balancer before it keeps one: where both
+    /// give up at once, it sends a request into a connection that is being closed.
+    #[serde(deserialize_with = "crate::duration::read")]
+    pub idle_timeout: Duration,
     /// How long a client may take nothing of what is ready for it; then its connection is closed. A download that
     /// waits for the origin is none of this.
     #[serde(deserialize_with = "crate::duration::read")]
@@ -73,6 +81,11 @@ pub struct ConnectionLimits {
 
 impl Default for ConnectionLimits {
     fn default() -> Self {
-        Self { connections: 8192, header_timeout: Duration::from_mins(1), write_timeout: Duration::from_mins(5) }
+        Self {
+            connections: 8192,
+            header_timeout: Duration::from_mins(1),
+            idle_timeout: Duration::from_mins(2),
+            write_timeout: Duration::from_mins(5),
+        }
     }
 }

@@ -50,7 +50,8 @@ pub(super) fn builder(limits: &ConnectionLimits) -> auto::Builder<TokioExecutor>
     builder
         .http1()
         .timer(TokioTimer::new())
-        .header_read_timeout(limits.header_timeout)
+        // It would count an idle connection's time to a head's. `Activity` bounds both.
+        .header_read_timeout(None)
         .max_buf_size(CONNECTION_BUFFER_BYTES)
         .http2()
         .timer(TokioTimer::new())
@@ -87,7 +88,7 @@ impl<H: Handle> Connection<H> {
     }
 
     async fn serve<S: Wire>(&self, stream: S, peer: Peer) {
-        let (activity, offer, patience) = (Activity::new(), Offer::default(), Patience::within(&self.limits));
+        let (activity, offer) = (Activity::new(Patience::within(&self.limits)), Offer::default());
         let service = service_fn(|request: Request<Incoming>| {
             let answering = activity.begin(request.version());
             let offer = (S::SENDS_FILES && request.version() < Version::HTTP_2).then(|| offer.clone());
@@ -99,7 +100,7 @@ impl<H: Handle> Connection<H> {
                 if let Some((rest, activity)) = rest
                     && !rest.is_read().await
                 {
-                    end_with(&mut answer, &activity, patience);
+                    end_with(&mut answer, &activity);
                 }
                 Ok::<_, std::convert::Infallible>(answer.map(|body| Watched::new(body, answering, offer)))
             }
@@ -135,13 +136,13 @@ impl<H: Handle> Connection<H> {
 
     /// Tells whoever asks that there is no room.
     async fn turn_away<S: Wire>(&self, stream: S, peer: Peer) {
-        let activity = Activity::new();
+        let activity = Activity::new(Patience::within(&self.limits));
         let service = service_fn(|request: Request<Incoming>| {
             let answering = activity.begin(request.version());
             let (request, rest) = unread::watch(request);
             let mut answer = self.handler.turn_away(peer, request);
             if rest.is_some() {
-                end_with(&mut answer, &activity, Patience::within(&self.limits));
+                end_with(&mut answer, &activity);
             }
             async move { Ok::<_, std::convert::Infallible>(answer.map(|body| Watched::new(body, answering, None))) }
         });
@@ -152,8 +153,8 @@ impl<H: Handle> Connection<H> {
 }
 
 /// Makes an answer its connection's last: the body of its request was not read to the end.
-fn end_with<B>(answer: &mut Response<B>, activity: &Activity, patience: Patience) {
-    activity.leaves_unread(patience);
+fn end_with<B>(answer: &mut Response<B>, activity: &Activity) {
+    activity.leaves_unread();
     answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
 }
 

@@ -253,8 +253,11 @@ mod tests {
     #[test]
     fn nobody_is_listened_to_for_longer_than_the_limits_allow() {
         let limit = Duration::from_secs(1);
-        let patience =
-            Patience::within(&ConnectionLimits { connections: 1, header_timeout: limit, write_timeout: limit });
+        let patience = Patience::within(&ConnectionLimits {
+            header_timeout: limit,
+            write_timeout: limit,
+            ..ConnectionLimits::default()
+        });
         assert_eq!((patience.whole, patience.silence), (limit, limit));
     }
 }

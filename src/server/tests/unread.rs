@@ -43,6 +43,17 @@ async fn a_client_that_writes_on_after_its_answer_is_not_reset() {
 }
 
 #[tokio::test]
+async fn a_client_whose_head_is_too_long_hears_so() {
+    let server = server().await;
+    let mut client = TcpStream::connect(server.address).await.unwrap();
+    client.write_all(b"GET / HTTP/1.1\r\nhost: x\r\nx-long: ").await.unwrap();
+    client.write_all(&vec![b'a'; LARGE]).await.expect("nobody reads the head");
+    client.write_all(b"\r\n\r\n").await.expect("nobody reads the head");
+    let answer = read_all(&mut client).await;
+    assert!(answer.starts_with("HTTP/1.1 431"), "{answer}");
+}
+
+#[tokio::test]
 async fn a_client_that_looks_at_its_answer_last_finds_it() {
     let server = server().await;
     let mut client = TcpStream::connect(server.address).await.unwrap();
@@ -138,7 +149,7 @@ async fn a_client_that_waits_to_be_asked_for_its_body_is_answered_and_not_asked(
 #[tokio::test]
 async fn nobody_holds_a_connection_by_leaving_a_body_unsent() {
     let soon = Duration::from_millis(50);
-    let limits = ConnectionLimits { connections: 8, header_timeout: soon, write_timeout: soon };
+    let limits = ConnectionLimits { connections: 8, header_timeout: soon, idle_timeout: soon, write_timeout: soon };
     let server = running_with(limits, Duration::from_hours(1), None).await;
     let mut silent = TcpStream::connect(server.address).await.unwrap();
     silent.write_all(head("/", LARGE, "").as_bytes()).await.unwrap();

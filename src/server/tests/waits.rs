@@ -14,7 +14,7 @@ const PATIENCE: Duration = Duration::from_mins(1);
 const LARGE: usize = 32 << 20;
 
 fn short() -> ConnectionLimits {
-    ConnectionLimits { connections: 8, header_timeout: SOON, write_timeout: SOON }
+    ConnectionLimits { connections: 8, header_timeout: SOON, idle_timeout: SOON, write_timeout: SOON }
 }
 
 /// A server whose end waits for its connections for ever.
@@ -102,6 +102,28 @@ async fn an_idle_connection_of_either_version_is_closed() {
     assert!(read_to(&mut first, "ok tls=false").await.starts_with("HTTP/1.1 200"));
     let closed = time::timeout(PATIENCE, read_to(&mut first, "never"));
     assert_eq!(closed.await.expect("it is kept"), "");
+}
+
+#[tokio::test]
+async fn an_idle_connection_outlasts_the_time_for_a_head_and_a_slow_head_does_not() {
+    let limits = ConnectionLimits { idle_timeout: Duration::from_hours(1), ..short() };
+    let server = running_with(limits, Duration::from_secs(5), None).await;
+    let mut idle = TcpStream::connect(server.address).await.unwrap();
+    ask(&mut idle, "/").await;
+    assert!(read_to(&mut idle, "ok tls=false").await.starts_with("HTTP/1.1 200"));
+    // As long as it takes to close others.
+    for asked in [false, true] {
+        let mut slow = TcpStream::connect(server.address).await.unwrap();
+        if asked {
+            ask(&mut slow, "/").await;
+            read_to(&mut slow, "ok tls=false").await;
+        }
+        slow.write_all(b"GET / HT").await.unwrap();
+        let mut answer = Vec::new();
+        let _ = time::timeout(PATIENCE, slow.read_to_end(&mut answer)).await.expect("it is kept");
+    }
+    ask(&mut idle, "/").await;
+    assert!(read_to(&mut idle, "ok tls=false").await.starts_with("HTTP/1.1 200"), "it was closed");
 }
 
 #[tokio::test]
