@@ -178,16 +178,20 @@ async fn bodies_are_waited_for_only_where_policy_names_the_repo_and_only_so_many
         format!("POST {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 1000\r\n\r\npaths=")
     };
     assert!(hears(&gate, &asks("other/model")).await.starts_with("HTTP/1.1 403"));
-    let mut waiting = Vec::new();
-    for _ in 0..64 {
+    let hold = async || {
         let address = gate.url.strip_prefix("http://").unwrap();
         let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
         stream.write_all(asks("acme/tiny").as_bytes()).await.unwrap();
-        waiting.push(stream);
-    }
+        stream
+    };
     let form = "application/x-www-form-urlencoded";
     let post = async || gate.post("/api/models/acme/tiny/paths-info/main", form, "paths=config.json").await;
-    eventually("there is no place left", async || post().await.status == 503).await;
+    let mut waiting = Vec::new();
+    // A question that is answered had a place itself, which one of those that wait may have missed.
+    while post().await.status != 503 {
+        waiting.push(hold().await);
+        assert!(waiting.len() < 1000, "there is always a place");
+    }
     drop(waiting);
     eventually("there are places again", async || post().await.status == 200).await;
 }
