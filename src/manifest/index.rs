@@ -11,7 +11,7 @@ use std::{
 use bytes::Bytes;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream::BoxStream};
 
-use super::{Entry, Error, Result};
+use super::{Entry, Error, Result, log::of_one_object};
 use crate::{
     hub::{Commit, Repo, RepoPath},
     store::{Key, Prefix, PutMode, Store},
@@ -119,11 +119,13 @@ pub(super) fn all_entries(store: &dyn Store) -> BoxStream<'_, Result<(Key, std::
         .list(&Prefix::index())
         .map_err(failed)
         .map_ok(move |meta| async move {
-            let bytes = store.get(&meta.key, ENTRY_LIMIT_BYTES).await.map_err(failed)?;
-            Ok(bytes.map(|bytes| {
-                let entry = Entry::read(&meta.key, &bytes);
-                (meta.key, entry)
-            }))
+            let entry = match store.get(&meta.key, ENTRY_LIMIT_BYTES).await {
+                Ok(None) => return Ok(None),
+                Ok(Some(bytes)) => Entry::read(&meta.key, &bytes),
+                Err(error) if of_one_object(&error) => Err(error.to_string()),
+                Err(error) => return Err(failed(error)),
+            };
+            Ok(Some((meta.key, entry)))
         })
         .try_buffer_unordered(READS_AT_ONCE)
         .try_filter_map(|read| async move { Ok(read) })

@@ -81,8 +81,9 @@ pub enum Error {
     Read(#[source] Arc<store::Error>),
     /// An entry can't be read, so nobody knows which content it needs.
     #[error(
-        "the index entry {key} can't be read ({problem}), so nothing can be called unneeded; run `hubgate verify \
-         --repair` first"
+        "the index entry {key} can't be read ({problem}), so nothing can be called unneeded; `hubgate verify --repair` \
+         mends it where the log says what became of its file; where it stands after that, move the object away: if its \
+         file is asked for again, it is fetched again"
     )]
     Unsure {
         /// Where it stands.

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 
 use futures_util::TryStreamExt as _;
 
-use super::{LogItem, Record, Result, WriterId, log};
+use super::{LogItem, Record, Result, log};
 use crate::{
     hub::Sha256,
     store::{Key, Store},
@@ -34,31 +34,24 @@ impl FileId {
     }
 }
 
-/// One record's place in time, and whether the file may be served after it. Words compare by age.
+/// One record's place in time, and whether the file may be served after it. Words compare by age, and those of one
+/// record are the same at every reading of the log, whoever wrote to it meanwhile.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Word {
     micros: i64,
+    /// The beginning of the digest of the writer's name: an order of writers that no newcomer changes.
     writer: u32,
     seq: u64,
     pub(super) may_serve: bool,
 }
 
-/// The writers met so far; the log is read writer by writer, so the last is the present one.
-#[derive(Debug, Default)]
-pub(super) struct Writers {
-    met: u32,
-    present: Option<WriterId>,
-}
-
-impl Writers {
+impl Word {
     /// The word of a record, unless it says nothing on whether the file may be served.
-    pub(super) fn word(&mut self, record: &Record) -> Option<Word> {
-        if self.present.as_ref() != Some(&record.writer) {
-            self.present = Some(record.writer.clone());
-            self.met += 1;
-        }
+    pub(super) fn of(record: &Record) -> Option<Self> {
+        let may_serve = record.fact.what.may_serve()?;
         let micros = i64::try_from(record.time.unix_timestamp_nanos() / 1000).unwrap_or(i64::MAX);
-        Some(Word { micros, writer: self.met, seq: record.seq, may_serve: record.fact.what.may_serve()? })
+        let [a, b, c, d, ..] = *Sha256::of(record.writer.as_str().as_bytes()).as_bytes();
+        Some(Self { micros, writer: u32::from_be_bytes([a, b, c, d]), seq: record.seq, may_serve })
     }
 }
 
@@ -69,11 +62,11 @@ pub(super) struct Newest(HashMap<FileId, Word>);
 impl Newest {
     /// Reads the whole log once.
     pub(super) async fn read(store: &dyn Store) -> Result<Self> {
-        let (mut newest, mut writers) = (HashMap::new(), Writers::default());
+        let mut newest = HashMap::new();
         let mut items = log(store);
         while let Some(item) = items.try_next().await? {
             if let LogItem::Record(logged) = item
-                && let Some(word) = writers.word(&logged.record)
+                && let Some(word) = Word::of(&logged.record)
             {
                 let known = newest.entry(FileId::of_record(&logged.record)).or_insert(word);
                 *known = word.max(*known);
@@ -83,7 +76,8 @@ impl Newest {
     }
 
     /// Whether this very record is the one by which its file is served.
-    pub(super) fn is_current(&self, record: &Record, word: Word) -> bool {
-        word.may_serve && self.0.get(&FileId::of_record(record)) == Some(&word)
+    pub(super) fn is_current(&self, record: &Record) -> bool {
+        let newest = self.0.get(&FileId::of_record(record));
+        newest.is_some_and(|newest| newest.may_serve && Word::of(record) == Some(*newest))
     }
 }

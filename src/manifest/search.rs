@@ -5,14 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use futures_util::TryStreamExt as _;
 use time::OffsetDateTime;
 
-use super::{
-    Filter, LogItem, Record, Result, WriterId, log,
-    newest::{Newest, Writers},
-};
+use super::{Filter, LogItem, Record, Result, WriterId, log, newest::Newest};
 use crate::{hub::Sha256, store::Store};
 
 /// What a search found.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Found {
     /// The records, the newest first.
     pub records: Vec<Record>,
@@ -68,15 +65,12 @@ pub(super) async fn walk(
     mut take: impl FnMut(LogItem) -> Result<()>,
 ) -> Result<()> {
     let newest = if current_only { Some(Newest::read(store).await?) } else { None };
-    let mut writers = Writers::default();
     let mut items = log(store);
     while let Some(item) = items.try_next().await? {
-        if let LogItem::Record(logged) = &item {
-            let word = writers.word(&logged.record);
-            let is_current = |newest: &Newest| word.is_some_and(|word| newest.is_current(&logged.record, word));
-            if !newest.as_ref().is_none_or(is_current) {
-                continue;
-            }
+        if let (LogItem::Record(logged), Some(newest)) = (&item, &newest)
+            && !newest.is_current(&logged.record)
+        {
+            continue;
         }
         take(item)?;
     }

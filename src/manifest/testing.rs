@@ -11,9 +11,10 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream, stream::BoxStream};
 use http_body_util::{BodyExt as _, Full};
+use time::OffsetDateTime;
 use tokio::sync::Notify;
 
-use super::{NewRecord, What};
+use super::{NewRecord, Record, What};
 use crate::{
     hub::{BlobId, Repo, RepoKind, Sha256},
     store::{
@@ -75,6 +76,8 @@ pub(crate) struct MemoryStore {
     objects: Mutex<BTreeMap<String, (Bytes, SystemTime)>>,
     /// The fates of the next writes whose keys begin so, used up one by one.
     fates: Mutex<VecDeque<(&'static str, Fate)>>,
+    /// Keys that listings leave out, as they may what is made while they run.
+    unlisted: Mutex<Vec<String>>,
     /// What holds the answers of the next reads whose keys begin so.
     holds: Mutex<VecDeque<(&'static str, Arc<Notify>)>>,
 }
@@ -103,6 +106,11 @@ impl MemoryStore {
         hold
     }
 
+    /// Leaves a key out of listings.
+    pub(crate) fn leave_out(&self, key: &str) {
+        self.unlisted.lock().unwrap().push(key.into());
+    }
+
     /// Waits until there are so many objects below a prefix.
     pub(crate) async fn until(&self, prefix: &str, count: usize) {
         while self.keys(prefix).len() != count {
@@ -123,6 +131,13 @@ impl MemoryStore {
     /// Puts an object, whatever fates there are.
     pub(crate) fn plant(&self, key: &str, body: impl Into<Bytes>) {
         self.objects.lock().unwrap().insert(key.into(), (body.into(), SystemTime::now()));
+    }
+
+    /// Puts the only record of a log of another process, `later` seconds from now.
+    pub(crate) fn plant_record(&self, writer: &str, later: i64, fact: NewRecord) {
+        let time = OffsetDateTime::now_utc() + time::Duration::seconds(later);
+        let record = Record { schema: 1, time, writer: writer.parse().unwrap(), seq: 1, prev: Sha256::ZERO, fact };
+        self.plant(Key::log(writer, 1).as_str(), serde_json::to_vec(&record).unwrap());
     }
 
     /// Removes an object.
@@ -203,10 +218,10 @@ impl Store for MemoryStore {
     }
 
     fn list(&self, prefix: &Prefix) -> BoxStream<'_, Result<ObjectMeta>> {
-        let objects = self.objects.lock().unwrap();
+        let (objects, unlisted) = (self.objects.lock().unwrap(), self.unlisted.lock().unwrap());
         let found: Vec<_> = objects
             .iter()
-            .filter(|(key, _)| key.starts_with(prefix.as_str()))
+            .filter(|(key, _)| key.starts_with(prefix.as_str()) && !unlisted.contains(key))
             .map(|(key, (body, modified))| {
                 Ok(ObjectMeta { key: Key::listed(key.clone()), size: body.len() as u64, modified: *modified })
             })

@@ -8,6 +8,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::{
     super::{Error, Result, log::of_one_object},
+    BadBlob, Kind, failed,
     selection::Selection,
 };
 use crate::{
@@ -26,6 +27,23 @@ impl Hashed {
     /// The digest that the key promises.
     pub(super) fn promised(&self) -> Option<Sha256> {
         self.meta.key.digest()
+    }
+
+    /// What is wrong with it, as the blob `promised` whose entry says that it has `expected` bytes.
+    pub(super) fn judged(&self, promised: &Sha256, expected: Option<u64>) -> Option<BadBlob> {
+        let size = self.meta.size;
+        let (kind, detail) = match (&self.digest, expected) {
+            (Some(Ok(digest)), _) if digest != promised => {
+                let remedy = "move it away and restart the gateways: it is then fetched again";
+                (Kind::AlteredBlob, format!("blob {promised} hashes to {digest}; {remedy}"))
+            }
+            (Some(Err(problem)), _) => (Kind::AlteredBlob, format!("blob {promised} cannot be read: {problem}")),
+            (_, Some(expected)) if expected != size => {
+                (Kind::Disagreement, format!("blob {promised} has {size} bytes, the entry says {expected}"))
+            }
+            _ => return None,
+        };
+        Some(BadBlob { kind, detail, named: false })
     }
 }
 
@@ -49,6 +67,15 @@ pub(super) fn hash_all<'a>(
         .try_buffer_unordered(jobs)
         .try_filter_map(|hashed| async move { Ok(hashed) })
         .boxed()
+}
+
+/// A blob as it is now, hashed; `None` where there is none.
+pub(super) async fn hash_now(store: &Arc<dyn Store>, sha256: &Sha256) -> Result<Option<Hashed>> {
+    let meta = store.head(&Key::blob(sha256)).await.map_err(failed)?;
+    match meta {
+        Some(meta) => hash(store.clone(), meta).await,
+        None => Ok(None),
+    }
 }
 
 /// `None` where the blob went away meanwhile.

@@ -7,7 +7,10 @@ use super::super::{
     Entry, Record, Result,
     newest::{FileId, Word},
 };
-use crate::hub::{BlobId, Sha256};
+use crate::{
+    hub::{BlobId, Sha256},
+    store::Key,
+};
 
 /// What was found of one file.
 #[derive(Debug, Clone, Copy, Default)]
@@ -23,6 +26,11 @@ impl File {
     /// Whether the log says that it may be served and the index has no entry by which it is.
     pub(super) fn is_unserved(&self) -> bool {
         self.word.is_some_and(|word| word.may_serve) && !matches!(self.index, InIndex::Entry { .. })
+    }
+
+    /// Whether log and index don't say the same of it.
+    pub(super) fn is_suspect(&self) -> bool {
+        self.is_unserved() || !self.is_borne_out()
     }
 
     /// Whether what stands in the index, if anything, follows from the log. What is broken there is none of
@@ -80,10 +88,15 @@ impl Census {
         Ok((expected != entry.size).then_some(expected))
     }
 
-    /// Notes a log record, if it is the newest on its file so far.
+    /// Notes that what stands under an index key is no entry of its file.
+    pub(super) fn broken(&mut self, key: &Key) {
+        self.files.entry(FileId::of(key)).or_default().index = InIndex::Broken;
+    }
+
+    /// Notes a log record, if it is the newest on its file so far, or that one again.
     pub(super) fn record(&mut self, record: &Record, word: Word) -> Result<()> {
         let file = self.files.entry(FileId::of_record(record)).or_default();
-        if file.word.is_none_or(|known| word > known) {
+        if file.word.is_none_or(|known| word >= known) {
             file.word = Some(word);
             file.agrees = match file.index {
                 InIndex::Entry { facts: there, .. } => there == facts(&Entry::of(&record.fact))?,

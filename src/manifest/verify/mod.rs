@@ -1,12 +1,14 @@
 //! Proves offline that log, index, snapshots and blobs agree: `hubgate verify`.
 //!
 //! A gateway may go on meanwhile. A store writes blob, log record, index entry, so these are read the other
-//! way round: what the index names must be in the log and in the store by the time we look there. What
-//! still looks wrong is looked at once more before it is reported.
+//! way round: what the index names must be in the log and in the store by the time we look there. Hashing takes
+//! hours, in which files come and go: what looks wrong after it is looked at once more, and judged by what the log
+//! says by then.
 //!
 //! Repair completes what a crash left and nothing else: it writes the index entry of a recorded file whose
 //! blob is whole, and removes that of a file whose removal is in the log. It never touches a blob or a
-//! record, so what was tampered with stays as evidence.
+//! record, so what was tampered with stays as evidence. Of a file that somebody records meanwhile, the last
+//! record counts.
 
 mod blobs;
 mod census;
@@ -22,6 +24,7 @@ use super::{
     Entry, Error, Result,
     index::{ENTRY_LIMIT_BYTES, Index},
     log::of_one_object,
+    newest::{FileId, Word},
 };
 use crate::{
     hub::{Commit, Repo, RepoPath, Sha256},
@@ -110,15 +113,18 @@ pub async fn verify(store: Arc<dyn Store>, options: Options) -> Result<Report> {
         options,
         census: Census::default(),
         bad_blobs: HashMap::new(),
+        repaired: HashMap::new(),
         report: Report::default(),
     };
     verification.read_index().await?;
     verification.read_log().await?;
     verification.read_snapshots().await?;
     verification.hash_blobs().await?;
+    verification.look_again().await?;
     verification.settle_log().await?;
     verification.settle_index().await?;
-    verification.settle_blobs();
+    verification.settle_blobs().await?;
+    verification.give_way().await?;
     Ok(verification.report)
 }
 
@@ -131,6 +137,8 @@ struct Verification {
     census: Census,
     /// Blobs that are not what they should be, and what they are; removed as files are found that need them.
     bad_blobs: HashMap<Sha256, BadBlob>,
+    /// The files whose entry was written or removed, with the word by which that was right.
+    repaired: HashMap<FileId, Word>,
     report: Report,
 }
 
@@ -138,8 +146,15 @@ struct Verification {
 struct BadBlob {
     kind: Kind,
     detail: String,
-    /// Whether a finding names it already.
+    /// Whether a finding names it already, or the file that needed it turned out to be gone.
     named: bool,
+}
+
+impl BadBlob {
+    fn missing(sha256: &Sha256) -> Self {
+        let detail = format!("blob {sha256} is gone; asked for again, the file is fetched again");
+        Self { kind: Kind::MissingBlob, detail, named: false }
+    }
 }
 
 impl Verification {

@@ -5,14 +5,8 @@ use std::{collections::HashSet, sync::Arc};
 use futures_util::{StreamExt as _, TryStreamExt as _};
 
 use super::{
-    super::{
-        Error, LogFault, LogItem, Result, log,
-        log::of_one_object,
-        newest::{FileId, Writers},
-    },
-    BadBlob, Finding, Kind, Looked, Phase, Progress, SnapshotItem, Verification, blobs,
-    census::InIndex,
-    failed, finding, look,
+    super::{Error, LogFault, LogItem, Result, log, log::of_one_object, newest::Word},
+    BadBlob, Finding, Kind, Looked, Phase, Progress, SnapshotItem, Verification, blobs, failed, finding, look,
     selection::Selection,
     snapshots,
 };
@@ -35,7 +29,7 @@ impl Verification {
         while let Some((key, looked)) = objects.try_next().await? {
             match looked {
                 Looked::Gone => continue,
-                Looked::Broken(_) => self.census.files.entry(FileId::of(&key)).or_default().index = InIndex::Broken,
+                Looked::Broken(_) => self.census.broken(&key),
                 Looked::Entry(entry) => {
                     if let Some(other) = self.census.entry(&entry)? {
                         let detail = format!("{} bytes by its entry, {other} by that of another file", entry.size);
@@ -51,13 +45,13 @@ impl Verification {
 
     pub(super) async fn read_log(&mut self) -> Result<()> {
         let store = self.store.clone();
-        let (mut writers, mut policies) = (Writers::default(), HashSet::new());
+        let mut policies = HashSet::new();
         let mut items = log(&*store);
         while let Some(item) = items.try_next().await? {
             match item {
                 LogItem::Record(logged) => {
                     policies.extend(logged.record.fact.policy_sha256);
-                    if let Some(word) = writers.word(&logged.record) {
+                    if let Some(word) = Word::of(&logged.record) {
                         self.census.record(&logged.record, word)?;
                     }
                     self.report.records += 1;
@@ -148,32 +142,19 @@ impl Verification {
             let blob = self.census.blobs.entry(promised).or_default();
             blob.seen = Some(size);
             blob.recent = hashed.meta.modified >= self.started;
-            let (kind, detail) = match (&hashed.digest, blob.expected) {
-                (Some(Ok(digest)), _) if *digest != promised => {
-                    let remedy = "moved away and the gateways restarted, it is fetched again";
-                    (Kind::AlteredBlob, format!("blob {promised} hashes to {digest}; {remedy}"))
+            match (hashed.judged(&promised, blob.expected), &state) {
+                (Some(bad), _) => drop(self.bad_blobs.insert(promised, bad)),
+                (None, Some(state)) if hashed.digest.is_some() => {
+                    state.add(&hashed.meta).map_err(|error| Error::Output(Arc::new(error)))?;
                 }
-                (Some(Err(problem)), _) => (Kind::AlteredBlob, format!("blob {promised} cannot be read: {problem}")),
-                (_, Some(expected)) if expected != size => {
-                    let detail = format!("blob {promised} has {size} bytes, the entry says {expected}");
-                    (Kind::Disagreement, detail)
-                }
-                (Some(Ok(_)), _) => {
-                    if let Some(state) = &state {
-                        state.add(&hashed.meta).map_err(|error| Error::Output(Arc::new(error)))?;
-                    }
-                    continue;
-                }
-                (None, _) => continue,
-            };
-            self.bad_blobs.insert(promised, BadBlob { kind, detail, named: false });
+                (None, _) => {}
+            }
         }
         drop(hashed);
         for (sha256, blob) in self.census.blobs.iter().filter(|(_, blob)| blob.seen.is_none()) {
             // Once more: it may have come or its entry gone while we read.
             if blob.expected.is_some() && store.head(&Key::blob(sha256)).await.map_err(failed)?.is_none() {
-                let detail = format!("blob {sha256} is gone; asked for again, the file is fetched again");
-                self.bad_blobs.insert(*sha256, BadBlob { kind: Kind::MissingBlob, detail, named: false });
+                self.bad_blobs.insert(*sha256, BadBlob::missing(sha256));
             }
         }
         Ok(())

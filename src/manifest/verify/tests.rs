@@ -310,17 +310,160 @@ async fn what_is_stored_while_we_look_is_not_reported() {
 
 /// Stores a file whole, as another process would.
 fn plant_whole(store: &MemoryStore, writer: &str, n: usize) {
-    let record = super::super::Record {
-        schema: 1,
-        time: time::OffsetDateTime::now_utc(),
-        writer: writer.parse().unwrap(),
-        seq: 1,
-        prev: Sha256::ZERO,
-        fact: fact(n),
-    };
     store.plant(&blob(n), content(n));
-    store.plant(Key::log(writer, 1).as_str(), serde_json::to_vec(&record).unwrap());
+    store.plant_record(writer, 0, fact(n));
+    plant_entry(store, n);
+}
+
+fn plant_entry(store: &MemoryStore, n: usize) {
     store.plant(&entry(n), Entry::of(&fact(n)).to_bytes().unwrap());
+}
+
+fn evicted(n: usize) -> NewRecord {
+    NewRecord { what: What::Evicted, ..fact(n) }
+}
+
+/// What another process does at the first sign of a phase.
+type Deed = Box<dyn Fn(&MemoryStore) + Send>;
+
+/// A verification during which this happens.
+async fn meanwhile<const N: usize>(store: &Arc<MemoryStore>, repair: bool, deeds: [(Phase, Deed); N]) -> Report {
+    let (deeds, target) = (Mutex::new(Vec::from(deeds)), store.clone());
+    let progress = move |progress: Progress| {
+        let mut deeds = deeds.lock().unwrap();
+        if let Some(place) = deeds.iter().position(|(phase, _)| *phase == progress.phase) {
+            deeds.remove(place).1(&target);
+        }
+    };
+    let options = Options { repair, progress: Some(Arc::new(progress)), jobs: 1, ..Options::default() };
+    verify(store.clone(), options).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_new_writer_that_sorts_before_the_others_hides_no_finding() {
+    let (store, _) = stored(4).await;
+    store.plant(&blob(1), "altered");
+    store.uproot(&blob(2));
+    store.uproot(&entry(3));
+    let report = meanwhile(&store, false, [(Phase::Blobs, Box::new(|store| plant_whole(store, "0", 9)))]).await;
+    let mut names = found(&report);
+    names.sort();
+    let (missing, altered, unserved) = (named(2), named(1), named(3));
+    let expected = [
+        (Kind::MissingBlob, missing.as_str()),
+        (Kind::AlteredBlob, altered.as_str()),
+        (Kind::NoIndexEntry, unserved.as_str()),
+    ];
+    assert_eq!(names, expected);
+}
+
+#[tokio::test]
+async fn what_came_and_was_evicted_while_we_hashed_stays_evicted() {
+    let (store, _) = stored(2).await;
+    let deeds: [(Phase, Deed); 2] = [
+        // Behind the listing of the index, and before the log is read.
+        (Phase::Index, Box::new(|store| plant_whole(store, "a", 7))),
+        (
+            Phase::Blobs,
+            Box::new(|store| {
+                store.plant_record("b", 1, evicted(7));
+                store.uproot(&entry(7));
+            }),
+        ),
+    ];
+    assert_eq!(found(&meanwhile(&store, true, deeds).await), []);
+    assert_eq!(store.keys(&entry(7)), [""; 0]);
+}
+
+#[tokio::test]
+async fn what_was_evicted_and_came_back_while_we_hashed_stays_served() {
+    let (store, _) = stored(1).await;
+    let deeds: [(Phase, Deed); 2] = [
+        (
+            Phase::Index,
+            Box::new(|store| {
+                store.plant_record("a", 1, evicted(0));
+                store.uproot(&entry(0));
+            }),
+        ),
+        (
+            Phase::Blobs,
+            Box::new(|store| {
+                store.plant_record("b", 2, fact(0));
+                plant_entry(store, 0);
+            }),
+        ),
+    ];
+    assert_eq!(found(&meanwhile(&store, true, deeds).await), []);
+    assert_eq!(store.keys("manifest/index/"), [entry(0)]);
+}
+
+#[tokio::test]
+async fn what_is_recorded_while_we_repair_is_what_stands_in_the_end() {
+    let (store, manifest) = stored(3).await;
+    store.uproot(&entry(1));
+    let evicts: Deed = Box::new(|store| store.plant_record("a", 1, evicted(1)));
+    let report = meanwhile(&store, true, [(Phase::Findings, evicts)]).await;
+    assert_eq!((found(&report), store.keys(&entry(1)).len()), (vec![(Kind::NoIndexEntry, named(1).as_str())], 0));
+
+    manifest.record(evicted(2)).await.unwrap();
+    plant_entry(&store, 2);
+    // Its entry was written before we removed it as a leftover.
+    let seen = std::sync::atomic::AtomicU64::new(0);
+    let target = store.clone();
+    let progress = move |progress: Progress| {
+        if progress.phase == Phase::Findings
+            && progress.done > seen.swap(progress.done, std::sync::atomic::Ordering::Relaxed)
+        {
+            target.plant_record("b", 1, fact(2));
+        }
+    };
+    let options = Options { repair: true, progress: Some(Arc::new(progress)), ..Options::default() };
+    let report = verify(store.clone(), options).await.unwrap();
+    assert!(found(&report).contains(&(Kind::ServedAfterRemoval, named(2).as_str())), "{report:?}");
+    assert_eq!(store.keys(&entry(2)).len(), 1);
+}
+
+#[tokio::test]
+async fn a_blob_that_is_whole_again_or_gone_with_its_file_is_not_reported() {
+    let (store, _) = stored(3).await;
+    store.plant(&blob(0), "altered");
+    store.plant(&blob(1), "altered");
+    let refetched: Deed = Box::new(|store| {
+        store.plant(&blob(0), content(0));
+        store.plant_record("a", 1, evicted(1));
+        store.uproot(&entry(1));
+        store.uproot(&blob(1));
+    });
+    // The last blob that is hashed, so that the others were hashed before.
+    let (target, deed) = (store.clone(), Mutex::new(Some(refetched)));
+    let progress = move |progress: Progress| {
+        if progress.phase == Phase::Blobs && Some(progress.done) == progress.of {
+            deed.lock().unwrap().take().unwrap()(&target);
+        }
+    };
+    let options = Options { progress: Some(Arc::new(progress)), jobs: 1, ..Options::default() };
+    let report = verify(store.clone(), options).await.unwrap();
+    assert_eq!(found(&report), []);
+}
+
+#[tokio::test]
+async fn a_broken_entry_of_a_removed_file_is_removed_and_one_that_nobody_recorded_stays() {
+    let (store, manifest) = stored(2).await;
+    manifest.record(evicted(1)).await.unwrap();
+    store.uproot(&blob(1));
+    store.plant(&entry(1), "{");
+    assert!(!check(&store).await.is_fine());
+    let report = repair(&store).await;
+    assert_eq!(found(&report), [(Kind::Unreadable, entry(1).as_str())]);
+    assert!(report.is_fine() && store.keys("manifest/index/") == [entry(0)]);
+    assert!(super::super::named_blobs(&*store).await.is_ok());
+
+    store.plant("manifest/index/stray", "{");
+    let report = repair(&store).await;
+    assert!(!report.is_fine() && report.findings[0].detail.contains("move it away"), "{report:?}");
+    let unsure = super::super::named_blobs(&*store).await.unwrap_err().to_string();
+    assert!(unsure.contains("manifest/index/stray") && unsure.contains("move the object away"), "{unsure}");
 }
 
 #[tokio::test]

@@ -113,7 +113,7 @@ async fn gc_removes_nothing_when_it_cannot_tell_what_is_needed() {
     fs::remove_file(&entry).unwrap();
     fs::write(&entry, "{}").unwrap();
     let (code, _, complaint) = ran(root.path(), &["gc", "--apply"]);
-    assert!(code == 1 && complaint.contains("run `hubgate verify --repair` first"), "{complaint}");
+    assert!(code == 1 && complaint.contains("`hubgate verify --repair` mends it"), "{complaint}");
     assert!(old.exists());
 
     // An entry that a crash prevented: the log names the blob.
