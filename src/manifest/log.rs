@@ -6,12 +6,11 @@
 
 mod reading;
 
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
 use bytes::Bytes;
 use futures_util::{
     Stream, StreamExt as _, TryStreamExt as _,
-    future::ready,
     stream::{self, BoxStream},
 };
 use serde::Serialize;
@@ -21,7 +20,7 @@ use super::{
     chain::BATCH_LIMIT_BYTES,
     heads::{self, Heads},
 };
-use crate::store::{self, ErrorKind, Prefix, Store};
+use crate::store::{self, ErrorKind, Key, Prefix, Store};
 use reading::ReadChain;
 
 /// Log objects that are read ahead.
@@ -103,28 +102,71 @@ pub fn log(store: &dyn Store) -> BoxStream<'_, Result<LogItem>> {
 }
 
 fn chains(store: &dyn Store, heads: Heads) -> impl Stream<Item = Result<LogItem>> {
-    let mut chain = ReadChain::under(heads);
     let objects = store
         .list(&Prefix::log())
         .map_err(|error| Error::Read(Arc::new(error)))
         .map_ok(move |meta| async move {
-            match store.get(&meta.key, BATCH_LIMIT_BYTES).await {
-                Ok(body) => Ok((meta.key, body.ok_or_else(|| "listed, but not there".to_owned()))),
-                Err(error) if of_one_object(&error) => Ok((meta.key, Err(error.to_string()))),
-                Err(error) => Err(Error::Read(Arc::new(error))),
+            let body = object(store, &meta.key).await?;
+            Ok((meta.key, body.and_then(|body| body.ok_or_else(|| "listed, but not there".to_owned()))))
+        })
+        .try_buffered(READS_AT_ONCE)
+        .boxed();
+    let reading = Reading { store, objects, chain: ReadChain::under(heads), asked: HashSet::new() };
+    stream::try_unfold(Some(reading), |reading| async {
+        let Some(mut reading) = reading else { return Result::Ok(None) };
+        let (items, is_end) = reading.next().await?;
+        Ok(Some((stream::iter(items.into_iter().map(Ok)), (!is_end).then_some(reading))))
+    })
+    .try_flatten()
+}
+
+/// What was listed, and how far it has been read.
+struct Reading<'a> {
+    store: &'a dyn Store,
+    objects: BoxStream<'a, Result<(Key, Body)>>,
+    chain: ReadChain,
+    /// What was read last, and what was asked for since then as it was not listed.
+    asked: HashSet<Key>,
+}
+
+/// A log object, or why it can't be read.
+type Body = std::result::Result<Bytes, String>;
+
+impl Reading<'_> {
+    /// What the next object says, and whether it was the last. A writer goes on while its folder is listed: of the
+    /// objects that are made meanwhile a listing may have a later one and not an earlier one. So what seems to be
+    /// missing is asked for by its name.
+    async fn next(&mut self) -> Result<(Vec<LogItem>, bool)> {
+        let (listed, mut items) = (self.objects.try_next().await?, Vec::new());
+        let to = listed.as_ref().map(|(key, _)| key);
+        while let Some(key) = self.chain.lacks_before(to, &self.asked) {
+            match object(self.store, &key).await? {
+                Ok(None) => {}
+                Ok(Some(body)) => items.extend(self.chain.read(&key, Ok(body))),
+                Err(problem) => items.extend(self.chain.read(&key, Err(problem))),
             }
-        })
-        .try_buffered(READS_AT_ONCE);
-    let and_the_end = objects.map_ok(Some).chain(stream::once(ready(Ok(None))));
-    and_the_end
-        .map_ok(move |object| {
-            let items = match object {
-                Some((key, body)) => chain.read(&key, body),
-                None => chain.end(),
-            };
-            stream::iter(items.into_iter().map(Ok))
-        })
-        .try_flatten()
+            self.asked.insert(key);
+        }
+        let is_end = listed.is_none();
+        match listed {
+            Some((key, body)) => {
+                items.extend(self.chain.read(&key, body));
+                // Read, it has said what it has to say, even if that is not what belongs there.
+                self.asked = HashSet::from([key]);
+            }
+            None => items.extend(self.chain.end()),
+        }
+        Ok((items, is_end))
+    }
+}
+
+/// A log object, where there is one, or why it can't be read.
+async fn object(store: &dyn Store, key: &Key) -> Result<std::result::Result<Option<Bytes>, String>> {
+    match store.get(key, BATCH_LIMIT_BYTES).await {
+        Ok(body) => Ok(Ok(body)),
+        Err(error) if of_one_object(&error) => Ok(Err(error.to_string())),
+        Err(error) => Err(Error::Read(Arc::new(error))),
+    }
 }
 
 /// Whether a failure concerns this object alone, so that going on with the others makes sense.

@@ -1,6 +1,8 @@
 //! One chain after another, object by object: what stands in each, and where the links between its records are broken.
 //! Pure: keys and bodies in, records and faults out.
 
+use std::collections::HashSet;
+
 use bytes::Bytes;
 use serde::Deserialize;
 
@@ -44,6 +46,33 @@ impl ReadChain {
             self.skip_to(head.seq + 1, &ended, items);
         }
         (self.next, self.prev) = (1, Some(Sha256::ZERO));
+    }
+
+    /// The next object that should stand before `to`, or before the end of the log, of those that were not `asked`
+    /// for yet.
+    pub(super) fn lacks_before(&self, to: Option<&Key>, asked: &HashSet<Key>) -> Option<Key> {
+        let to = match to {
+            Some(to) => Some(place(to)?),
+            None => None,
+        };
+        let is_lacking = |writer: &WriterId, next: u64| match &to {
+            Some((listed, first)) if listed == writer => next < *first,
+            _ => self.heads.get(writer).is_some_and(|head| next <= head.seq),
+        };
+        let present = self.writer.as_ref().map(|writer| (writer, self.next));
+        let is_present = |writer: &&WriterId| self.writer.as_ref() == Some(*writer);
+        // Chains come in the order of their writers, but for those that were not listed at all, at the end.
+        let (next, unlisted) = match &to {
+            Some((writer, _)) => (Some(writer).filter(|writer| !is_present(writer)), None),
+            None => (None, Some(self.heads.keys().filter(|writer| !is_present(writer)))),
+        };
+        let from_the_first = next.into_iter().chain(unlisted.into_iter().flatten()).map(|writer| (writer, 1));
+        present
+            .into_iter()
+            .chain(from_the_first)
+            .filter(|(writer, next)| is_lacking(writer, *next))
+            .map(|(writer, next)| Key::log(writer.as_str(), next))
+            .find(|key| !asked.contains(key))
     }
 
     /// Ends the log: what heads speak of must have been there.

@@ -84,6 +84,36 @@ async fn a_removed_batch_and_a_removed_record_are_named() {
 }
 
 #[tokio::test]
+async fn what_a_listing_leaves_out_is_read_all_the_same() {
+    for left_out in [&[0][..], &[1], &[2], &[0, 1], &[1, 2], &[0, 1, 2]] {
+        let (store, _, keys) = three_batches().await;
+        for n in left_out {
+            store.leave_out(&keys[*n]);
+        }
+        assert_eq!(read(&store).await, ((1..=9).collect(), vec![]), "{left_out:?}");
+        // Before and behind the chains of others, too.
+        for writer in ["00", "zz"] {
+            let shutdown = CancellationToken::new();
+            let other = Manifest::start(store.clone(), writer.parse().unwrap(), &TaskTracker::new(), shutdown);
+            other.record_stored(fact(1)).await.unwrap();
+        }
+        let (mut seqs, faults) = read(&store).await;
+        seqs.sort_unstable();
+        assert_eq!((seqs, faults), (vec![1, 1, 1, 2, 3, 4, 5, 6, 7, 8, 9], vec![]), "{left_out:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_neither_listed_nor_there_is_missing_and_what_stands_behind_it_is_read() {
+    let (store, writer, keys) = three_batches().await;
+    store.leave_out(&keys[1]);
+    store.uproot(&keys[0]);
+    let (seqs, faults) = read(&store).await;
+    // Nothing names the second object once the first is gone.
+    assert_eq!((seqs, faults), (vec![7, 8, 9], vec![LogFault::Missing { writer, from: 1, to: 6 }]));
+}
+
+#[tokio::test]
 async fn an_altered_last_record_is_named() {
     let (store, writer, keys) = three_batches().await;
     edit(&store, &keys[2], |text| text.replace("file-8.bin", "file-X.bin"));
