@@ -290,14 +290,41 @@ where
     with_core_and_logs(loaded, "warn", work)
 }
 
+/// The same over a store that must be there, and that is only read unless the work `writes`.
+fn with_core_on_a_store<F>(loaded: &Loaded, writes: bool, work: impl FnOnce(std::sync::Arc<Core>) -> F) -> Done
+where
+    F: Future<Output = Done>,
+{
+    let build = async || {
+        if writes {
+            Box::pin(Core::build_on_a_store(loaded)).await
+        } else {
+            Box::pin(Core::build_to_read(loaded)).await
+        }
+    };
+    with_core_built(loaded, "warn", build, work)
+}
+
 /// The same with a log filter of the command's own.
 fn with_core_and_logs<F>(loaded: &Loaded, filter: &str, work: impl FnOnce(std::sync::Arc<Core>) -> F) -> Done
 where
     F: Future<Output = Done>,
 {
+    with_core_built(loaded, filter, async || Box::pin(Core::build(loaded)).await, work)
+}
+
+fn with_core_built<F>(
+    loaded: &Loaded,
+    filter: &str,
+    build: impl AsyncFnOnce() -> Result<Core, StartError>,
+    work: impl FnOnce(std::sync::Arc<Core>) -> F,
+) -> Done
+where
+    F: Future<Output = Done>,
+{
     let _logs = quiet_logs(loaded, filter)?;
     runtime()?.block_on(async {
-        let core = std::sync::Arc::new(Core::build(loaded).await?);
+        let core = std::sync::Arc::new(build().await?);
         core.check_layout().await?;
         // What was withdrawn is withdrawn for commands, too.
         core.admin.refresh().await.context("what admins decided").map_err(Failure::Failed)?;

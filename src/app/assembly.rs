@@ -58,7 +58,26 @@ impl Core {
     /// # Errors
     /// A policy, a section or a file that can't be used.
     pub async fn build(loaded: &Loaded) -> Result<Self, StartError> {
-        Self::assemble(loaded, false).await
+        Self::assemble(loaded, Use::Writes).await
+    }
+
+    /// The same over a store that is there already: none is made.
+    ///
+    /// # Errors
+    /// As [`Core::build`]; that there is no store, or one whose layout is not known.
+    pub async fn build_on_a_store(loaded: &Loaded) -> Result<Self, StartError> {
+        // Looked at before it is opened to be written, since that makes it.
+        store_to_read(loaded).await?;
+        Self::assemble(loaded, Use::Writes).await
+    }
+
+    /// The same over a store that is there already and is only read, as a copy without the right to write. What is
+    /// written all the same stays in memory.
+    ///
+    /// # Errors
+    /// As [`Core::build_on_a_store`].
+    pub async fn build_to_read(loaded: &Loaded) -> Result<Self, StartError> {
+        Self::assemble(loaded, Use::Reads).await
     }
 
     /// The same, but whatever it writes stays in memory and is forgotten with it; a store's directory that is not
@@ -67,10 +86,10 @@ impl Core {
     /// # Errors
     /// As [`Core::build`].
     pub async fn build_dry_run(loaded: &Loaded) -> Result<Self, StartError> {
-        Self::assemble(loaded, true).await
+        Self::assemble(loaded, Use::DryRun).await
     }
 
-    async fn assemble(loaded: &Loaded, dry_run: bool) -> Result<Self, StartError> {
+    async fn assemble(loaded: &Loaded, use_of_store: Use) -> Result<Self, StartError> {
         let config = &loaded.config;
         let (dir, lock) = (&config.policy.dir, config.policy.lock.clone());
         let policy = PolicyHandle::open_locked(dir, lock, loaded.lists.clone());
@@ -82,15 +101,18 @@ impl Core {
         }
         let writer = WriterId::new();
         // Boxed, since they are large.
-        let built = |store: store::Result<Arc<dyn Store>>| store.map_err(|error| store_error(&error));
-        let store: Arc<dyn Store> = match dry_run {
-            false => built(Box::pin(store::build(&config.store, &config.spool, writer.as_str())).await)?,
-            true if config.store.kind == StoreKind::Local && !config.store.local.path.exists() => {
+        let store: Arc<dyn Store> = match use_of_store {
+            Use::Writes => {
+                let built = Box::pin(store::build(&config.store, &config.spool, writer.as_str())).await;
+                built.map_err(|error| store_error(&error))?
+            }
+            Use::Reads => Arc::new(DryRun::over(Some(Box::pin(store_to_read(loaded)).await?))),
+            Use::DryRun if config.store.kind == StoreKind::Local && !config.store.local.path.exists() => {
                 Arc::new(DryRun::over(None))
             }
-            true => {
+            Use::DryRun => {
                 let beneath = Box::pin(store::build_to_read(&config.store, &config.spool)).await;
-                Arc::new(DryRun::over(Some(built(beneath)?)))
+                Arc::new(DryRun::over(Some(beneath.map_err(|error| store_error(&error))?)))
             }
         };
         let (store, store_health) = store::watched(store);
@@ -116,7 +138,7 @@ impl Core {
         let gateway =
             Gateway::new(gateway_config, store.clone(), policy.clone(), upstream.clone(), manifest.clone(), &tasks);
         // A dry run stores nothing, and needs nobody who makes room.
-        let evictor = room.filter(|_| !dry_run).map(|room| {
+        let evictor = room.filter(|_| matches!(use_of_store, Use::Writes)).map(|room| {
             let origin = upstream.endpoint_host().to_owned();
             Evictor::new(store.clone(), manifest.clone(), gateway.clone(), policy.clone(), room, origin)
         });
@@ -201,6 +223,38 @@ impl Core {
         if time::timeout(LAST_RECORDS, self.manifest_tasks.wait()).await.is_err() {
             error!("the manifest's last records could not be written; hubgate verify --repair completes them");
         }
+    }
+}
+
+/// What a command does with the store.
+#[derive(Clone, Copy)]
+enum Use {
+    Writes,
+    Reads,
+    DryRun,
+}
+
+/// The store, opened to be read: one that is there, with a layout that is known.
+async fn store_to_read(loaded: &Loaded) -> Result<Arc<dyn Store>, StartError> {
+    let config = &loaded.config.store;
+    let absent = || {
+        let (place, key) = match config.kind {
+            StoreKind::Local => (format!("the directory {config}"), "store.local.path"),
+            StoreKind::S3 => (config.to_string(), "store.s3.endpoint, bucket and prefix"),
+        };
+        StartError::Misconfigured(format!(
+            "{place} holds no hubgate store, it has no layout.json: is this the right {key}? `hubgate serve` makes a \
+             new store, and every gateway that starts writes a layout.json that was lost"
+        ))
+    };
+    if config.kind == StoreKind::Local && !config.local.path.exists() {
+        return Err(absent());
+    }
+    let store = store::build_to_read(config, &loaded.config.spool).await.map_err(|error| store_error(&error))?;
+    match store::check_layout(&*store).await {
+        Ok(true) => Ok(store),
+        Ok(false) => Err(absent()),
+        Err(error) => Err(store_error(&error)),
     }
 }
 

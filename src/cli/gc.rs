@@ -7,7 +7,7 @@ use bytesize::ByteSize;
 use clap::Args;
 use serde::Serialize;
 
-use super::{Done, Failure, Wrapped, with_core};
+use super::{Done, Failure, Wrapped, with_core_on_a_store};
 use crate::{
     app::Core,
     config::Loaded,
@@ -47,7 +47,8 @@ pub(super) fn run(loaded: &Loaded, args: &GcArgs) -> Done {
             "--evict: store.max_size is not set: say how much may be stored, such as 2TB".into(),
         ));
     }
-    with_core(loaded, async |core: Arc<Core>| {
+    // Without --apply too it writes: what it saw, for the next look.
+    with_core_on_a_store(loaded, true, async |core: Arc<Core>| {
         if args.apply {
             core.store.take_alone().await.map_err(Wrapped)?;
         }

@@ -10,7 +10,7 @@ use anyhow::Context as _;
 use clap::{Args, Subcommand, ValueEnum};
 use time::{Date, OffsetDateTime, format_description::well_known::Rfc3339, macros::format_description};
 
-use super::{Done, Failure, with_core};
+use super::{Done, Failure, with_core_on_a_store};
 use crate::{
     app::Core,
     config::Loaded,
@@ -93,7 +93,7 @@ pub(super) fn run(loaded: &Loaded, command: &ManifestCommand) -> Done {
         }
     };
     let filter = selection.filter()?;
-    with_core(loaded, async |core: std::sync::Arc<Core>| match output {
+    with_core_on_a_store(loaded, false, async |core: std::sync::Arc<Core>| match output {
         None => {
             if format == Format::Text && io::stdout().is_terminal() {
                 println!("{TEXT_COLUMNS}");

@@ -10,7 +10,7 @@ use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::{Done, Failure, RepoAtRevision, Wrapped, with_core};
+use super::{Done, Failure, RepoAtRevision, Wrapped, with_core, with_core_on_a_store};
 use crate::{
     admin::audit_chain,
     app::Core,
@@ -54,7 +54,7 @@ pub(super) fn verify(loaded: &Loaded, args: &VerifyArgs) -> Done {
     if let Some(known) = state.as_deref().map(State::known).filter(|known| *known > 0) {
         eprintln!("hubgate: {known} blobs were found whole before the interruption");
     }
-    with_core(loaded, async |core: Arc<Core>| {
+    with_core_on_a_store(loaded, args.repair, async |core: Arc<Core>| {
         let bar = progress_bar();
         let mut options = Options {
             repair: args.repair,

@@ -260,6 +260,42 @@ fn a_new_token_is_printed_once_with_the_line_that_lets_it_in() {
 }
 
 #[test]
+fn a_place_without_a_store_proves_nothing_and_none_is_made_there() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::create_dir(folder.path().join("policy")).unwrap();
+    let store = folder.path().join("hubgate-data");
+    let commands = [&["verify"][..], &["verify", "--repair"], &["manifest", "list"], &["manifest", "export"], &["gc"]];
+    for made in [false, true] {
+        if made {
+            std::fs::create_dir(&store).unwrap();
+        }
+        for command in commands {
+            let (code, said, complaint) = ran(folder.path(), command);
+            assert_eq!((code, said.as_str()), (2, ""), "{command:?}: {complaint}");
+            assert!(complaint.contains("holds no hubgate store"), "{complaint}");
+            assert!(complaint.contains("hubgate-data") && complaint.contains("store.local.path"), "{complaint}");
+            let left = std::fs::read_dir(&store).map_or(0, Iterator::count);
+            assert_eq!((store.exists(), left), (made, 0), "{command:?}");
+        }
+    }
+}
+
+#[test]
+fn a_copy_that_may_only_be_read_is_verified_and_listed_and_stays_as_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::create_dir(folder.path().join("policy")).unwrap();
+    let store = folder.path().join("hubgate-data");
+    std::fs::create_dir(&store).unwrap();
+    std::fs::write(store.join("layout.json"), "{\"layout\":1}\n").unwrap();
+    for command in [&["verify"][..], &["manifest", "list"]] {
+        let (code, said, complaint) = ran(folder.path(), command);
+        assert_eq!(code, 0, "{command:?}: {said}{complaint}");
+        let left: Vec<_> = std::fs::read_dir(&store).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(left, ["layout.json"], "{command:?}");
+    }
+}
+
+#[test]
 fn a_store_of_another_layout_is_left_as_it_is_by_every_command() {
     let folder = tempfile::tempdir().unwrap();
     let store = folder.path().join("hubgate-data");

@@ -310,6 +310,7 @@ async fn gc_counts_what_dead_writers_left_before_it_removes_it() {
     let root = set_up(&hub, "");
     let dead = root.path().join("store/.staging/dead");
     fs::create_dir_all(&dead).unwrap();
+    fs::write(root.path().join("store/layout.json"), "{\"layout\":1}").unwrap();
     for name in ["lock", "half", "another"] {
         fs::write(dead.join(name), "half").unwrap();
     }
