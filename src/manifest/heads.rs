@@ -5,18 +5,23 @@
 //! it; a process that is killed leaves one that lags, which is no fault. Readers take the heads before the
 //! log, so that a log that grows meanwhile is never shorter than its head.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use futures_util::{StreamExt as _, TryStreamExt as _, future::ready};
 use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
 use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{Error, LogFault, Result, WriterId, log::of_one_object, retry::retried};
 use crate::{
     hub::Sha256,
-    store::{Key, Prefix, PutMode, Store},
+    store::{self, Key, Prefix, PutMode, Store},
 };
 
 /// The version of a head's form.
@@ -25,6 +30,8 @@ const SCHEMA: u32 = 1;
 const PACE: Duration = Duration::from_secs(1);
 /// A head is some 200 bytes.
 const LIMIT_BYTES: u64 = 64 << 10;
+/// How many writers' heads a new chain looks at.
+const LAST_WRITERS: usize = 16;
 /// Heads that are read at a time.
 const READS_AT_ONCE: usize = 8;
 
@@ -37,6 +44,9 @@ pub(super) struct Head {
     pub(super) seq: u64,
     /// The digest of its line.
     pub(super) sha256: Sha256,
+    /// When it was written, by its writer's clock.
+    #[serde(default, with = "time::serde::rfc3339::option", skip_serializing_if = "Option::is_none")]
+    time: Option<OffsetDateTime>,
 }
 
 /// The heads of all writers.
@@ -59,8 +69,9 @@ impl Teller {
     }
 
     /// Says what the last record is, once it is durable. Never waits.
-    pub(super) fn tell(&self, seq: u64, sha256: Sha256) {
-        self.last.send_replace(Some(Head { schema: SCHEMA, writer: self.writer.clone(), seq, sha256 }));
+    pub(super) fn tell(&self, seq: u64, sha256: Sha256, time: OffsetDateTime) {
+        let (writer, time) = (self.writer.clone(), Some(time));
+        self.last.send_replace(Some(Head { schema: SCHEMA, writer, seq, sha256, time }));
     }
 }
 
@@ -75,6 +86,29 @@ async fn keep(store: Arc<dyn Store>, key: Key, mut told: watch::Receiver<Option<
         }
         let _ = tokio::time::timeout(PACE, ended.cancelled()).await;
     }
+}
+
+/// The time of the newest record that the heads of the last writers tell of: the last by name, who began last by
+/// their own clocks.
+pub(super) async fn newest_time(store: &dyn Store) -> store::Result<Option<OffsetDateTime>> {
+    let (mut keys, mut last) = (store.list(&Prefix::heads()), VecDeque::with_capacity(LAST_WRITERS));
+    while let Some(meta) = keys.try_next().await? {
+        if last.len() == LAST_WRITERS {
+            last.pop_front();
+        }
+        last.push_back(meta.key);
+    }
+    let mut newest = None;
+    for key in last {
+        let body = match store.get(&key, LIMIT_BYTES).await {
+            Err(error) if !of_one_object(&error) => return Err(error),
+            body => body.ok().flatten(),
+        };
+        // What can't be read is for `verify` to say.
+        let head = body.and_then(|body| parse(&key, &body).ok().flatten());
+        newest = newest.max(head.and_then(|head| head.time));
+    }
+    Ok(newest)
 }
 
 /// All heads, and what is wrong with any.

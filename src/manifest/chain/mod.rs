@@ -17,7 +17,13 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{Error, NewRecord, Record, Result, WriterId, heads::Teller, index::Index, record::SCHEMA, retry::retried};
+use super::{
+    Error, NewRecord, Record, Result, WriterId,
+    heads::{self, Teller},
+    index::Index,
+    record::SCHEMA,
+    retry::retried,
+};
 use crate::{
     hub::Sha256,
     store::{Key, PutMode, PutOutcome, Store},
@@ -32,6 +38,11 @@ const BATCH_RECORDS: usize = 512;
 /// bound is some 20 KiB.
 pub(super) const BATCH_LIMIT_BYTES: u64 = 64 << 20;
 
+/// How far other chains may be ahead of the clock without a word: what the clocks of gateways may differ by.
+const WARNED_AHEAD: time::Duration = time::Duration::seconds(5);
+/// Times further ahead are not followed: they would make all times to come useless to an auditor.
+const MOST_AHEAD: time::Duration = time::Duration::DAY;
+
 /// A record on its way, and who waits for it.
 pub(super) struct Waiting {
     pub(super) fact: NewRecord,
@@ -43,8 +54,8 @@ struct Batch {
     key: Key,
     body: Bytes,
     waiting: Vec<Waiting>,
-    /// The number and the digest of the last one.
-    last: (u64, Sha256),
+    /// The number, the digest and the time of the last one.
+    last: (u64, Sha256, OffsetDateTime),
 }
 
 pub(super) struct Chain {
@@ -56,8 +67,9 @@ pub(super) struct Chain {
     seq: u64,
     /// The digest of the last line.
     prev: Sha256,
-    /// The time of the last record; the clock may be set back, the chain's time does not follow.
-    time: OffsetDateTime,
+    /// The time of the last record; the clock may be set back, the chain's time does not follow. Before the first, that
+    /// of the newest record of other chains, once it is known.
+    time: Option<OffsetDateTime>,
     /// A batch that could not be written. Its waiters know; it goes out before any other.
     stuck: Option<Batch>,
 }
@@ -73,7 +85,7 @@ impl Chain {
             head,
             seq: 1,
             prev: Sha256::ZERO,
-            time: OffsetDateTime::UNIX_EPOCH,
+            time: None,
             stuck: None,
         }
     }
@@ -109,6 +121,9 @@ impl Chain {
         if let Err(error) = self.write_stuck().await {
             return tell(waiting, &error);
         }
+        if self.time.is_none() {
+            self.time = self.newest_of_others().await;
+        }
         let mut batch = self.number(waiting);
         if batch.waiting.is_empty() {
             return;
@@ -138,16 +153,41 @@ impl Chain {
         Ok(())
     }
 
+    /// A time right behind the newest record of others. This machine's clock may have been set back since they wrote, and
+    /// what is recorded now is newer all the same.
+    async fn newest_of_others(&self) -> Option<OffsetDateTime> {
+        let newest = match heads::newest_time(&*self.store).await {
+            Ok(newest) => newest?,
+            Err(error) => {
+                tracing::warn!(%error, "the heads of the manifest's log not read: if the clock was set back since \
+                    others wrote, what is recorded now may count as older");
+                return None;
+            }
+        };
+        let ahead = newest - OffsetDateTime::now_utc();
+        if ahead > MOST_AHEAD {
+            tracing::error!(%newest, "the manifest has a record from the future, by more than a day, which counts as the \
+                newest on its file until then; is this machine's clock right, and was another's wrong?");
+            return None;
+        }
+        if ahead > WARNED_AHEAD {
+            tracing::warn!(%newest, "the manifest has a record from the future; what is recorded until then gets that \
+                time; is this machine's clock right, and was another's wrong?");
+        }
+        Some(newest + time::Duration::MICROSECOND)
+    }
+
     /// Gives records their places in the chain. From here on they have to be written before any other.
     fn number(&mut self, waiting: Vec<Waiting>) -> Batch {
         let key = Key::log(self.writer.as_str(), self.seq);
         let now = OffsetDateTime::now_utc();
         let micros = now.replace_nanosecond(now.nanosecond() / 1000 * 1000).unwrap_or(now);
-        self.time = self.time.max(micros);
+        let time = self.time.map_or(micros, |last| last.max(micros));
+        self.time = Some(time);
         let mut body = Vec::new();
         let mut numbered = Vec::with_capacity(waiting.len());
         for Waiting { fact, done } in waiting {
-            let (writer, time) = (self.writer.clone(), self.time);
+            let writer = self.writer.clone();
             let record = Record { schema: SCHEMA, time, writer, seq: self.seq, prev: self.prev, fact };
             match serde_json::to_vec(&record) {
                 Ok(line) => {
@@ -160,7 +200,7 @@ impl Chain {
                 Err(error) => drop(done.send(Err(Arc::new(error).into()))),
             }
         }
-        Batch { key, body: body.into(), waiting: numbered, last: (self.seq - 1, self.prev) }
+        Batch { key, body: body.into(), waiting: numbered, last: (self.seq - 1, self.prev, time) }
     }
 
     /// Makes a batch durable, or finds that it is already.
@@ -173,8 +213,8 @@ impl Chain {
                 return Err(Error::Taken(batch.key.clone()));
             }
         }
-        let (seq, sha256) = batch.last;
-        self.head.tell(seq, sha256);
+        let (seq, sha256, time) = batch.last;
+        self.head.tell(seq, sha256, time);
         Ok(())
     }
 }

@@ -272,3 +272,43 @@ async fn a_head_that_cannot_be_written_disturbs_nobody() {
     let store = running.stop().await;
     assert_eq!((chain(&store).len(), store.keys("manifest/heads/").len()), (1, 0));
 }
+
+/// What another process left whose clock was so many seconds ahead: a stored file, and its head.
+fn stored_by_a_clock_ahead(store: &MemoryStore, seconds: i64) -> OffsetDateTime {
+    store.plant_record("0", seconds, fact(1));
+    let log = store.object(Key::log("0", 1).as_str());
+    let record: Record = serde_json::from_slice(&log).unwrap();
+    let head = serde_json::json!({
+        "schema": 1, "writer": "0", "seq": 1, "sha256": Sha256::of(&log),
+        "time": record.time.format(&time::format_description::well_known::Rfc3339).unwrap(),
+    });
+    store.plant(Key::head("0").as_str(), head.to_string());
+    record.time
+}
+
+#[tokio::test]
+async fn what_is_recorded_after_the_clock_was_set_back_is_newer_all_the_same() {
+    let running = start();
+    let ahead = stored_by_a_clock_ahead(&running.store, 3600);
+    for _ in 0..2 {
+        running.manifest.record(NewRecord { what: What::Evicted, ..fact(1) }).await.unwrap();
+    }
+    let store = running.stop().await;
+    store.uproot(Key::log("0", 1).as_str());
+    let records = chain(&store);
+    assert!(records.len() == 2 && records.iter().all(|record| record.time > ahead), "{records:?}");
+    let head = store.object(Key::head(records[0].writer.as_str()).as_str());
+    let head: serde_json::Value = serde_json::from_slice(&head).unwrap();
+    // The next process goes on from there.
+    assert!(head["time"].is_string(), "{head}");
+}
+
+#[tokio::test]
+async fn a_clock_that_was_days_ahead_is_not_followed() {
+    let running = start();
+    let ahead = stored_by_a_clock_ahead(&running.store, 3 * 86_400);
+    running.manifest.record_stored(fact(2)).await.unwrap();
+    let store = running.stop().await;
+    store.uproot(Key::log("0", 1).as_str());
+    assert!(chain(&store)[0].time < ahead - time::Duration::DAY);
+}
