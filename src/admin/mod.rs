@@ -22,6 +22,7 @@ mod line;
 mod purge;
 mod refusals;
 mod requests;
+mod searches;
 #[cfg(test)]
 mod tests;
 mod withdrawals;
@@ -42,7 +43,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     hub::Repo,
-    manifest::{self, Filter, Found, Manifest},
+    manifest::{self, Manifest},
     policy::{Denial, Overlay, PolicyHandle},
     store::{self, Key, Prefix, Store},
 };
@@ -60,6 +61,7 @@ pub use withdrawals::{Target, Withdrawal, WithdrawalShown};
 use health::Health;
 use ledger::Ledger;
 use refusals::Recorder;
+use searches::Searches;
 
 /// How often decisions are looked for.
 const LOOK_EVERY: Duration = Duration::from_secs(3);
@@ -108,6 +110,14 @@ pub enum Error {
     /// It can't be meant.
     #[error("{0}")]
     Invalid(String),
+    /// Work goes on behind this answer: ask again.
+    #[error("{why}")]
+    Busy {
+        /// What is going on.
+        why: String,
+        /// When to come back.
+        retry_after: Duration,
+    },
     /// The store could not.
     #[error(transparent)]
     Store(#[from] store::Error),
@@ -183,6 +193,7 @@ pub struct Parts {
     health: Mutex<Health>,
     /// Held while withdrawn files are removed.
     purging: tokio::sync::Mutex<()>,
+    searches: Searches,
     tasks: TaskTracker,
     /// The process's own runtime: the threads that serve connections are not for work that reads the whole log.
     runtime: Handle,
@@ -219,6 +230,7 @@ impl Admin {
             applying: tokio::sync::Mutex::default(),
             health: Mutex::default(),
             purging: tokio::sync::Mutex::default(),
+            searches: Searches::default(),
             tasks: tasks.clone(),
             runtime: Handle::current(),
             store,
@@ -230,11 +242,6 @@ impl Admin {
     /// The trail of changes.
     pub fn audit(&self) -> &Audit {
         &self.audit
-    }
-
-    /// The newest records of the manifest that a filter takes.
-    pub async fn search_manifest(&self, filter: &Filter, limit: usize) -> manifest::Result<Found> {
-        manifest::search(&*self.store, filter, limit).await
     }
 
     /// Whether withdrawals were read. Before that nothing may be served: this process might not know of one.

@@ -10,7 +10,7 @@ use super::{Actor, Admin, ApprovalsConfig, Error, Id, LOOK_EVERY, Note, Proposal
 use crate::{
     hub::{Commit, Repo, Sha256},
     manifest::{
-        Entry, Manifest, NewRecord, What, WriterId,
+        Entry, Filter, Manifest, NewRecord, What, WriterId,
         testing::{Fate, MemoryStore, content, fact},
     },
     policy::{EnvLists, LicenseId, PolicyHandle, today},
@@ -338,4 +338,25 @@ async fn what_is_withdrawn_for_no_readable_reason_is_refused_before_anything_is_
     };
     let ledger = Ledger::<Note>::new(store.clone(), Prefix::withdrawals(), Key::withdrawal);
     assert!(matches!(ledger.write(&id, note).await, Err(Error::Invalid(_))), "more than anybody would read");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_search_that_takes_long_is_busy_and_answers_who_asks_again() {
+    let store = MemoryStore::new();
+    let desk = Desk::over(&store).await;
+    store.plant_record("a", 0, fact(1));
+    let slow = store.hold_read("manifest/log/");
+    let all = Filter { history: true, ..Filter::default() };
+    let none = Filter { licence: Some("mit".into()), ..all.clone() };
+    // Another question waits for its turn, too.
+    for filter in [&all, &none] {
+        assert!(matches!(desk.admin.search_manifest(filter, 10).await, Err(Error::Busy { .. })));
+    }
+    // What comes now is not in what it has listed: the answer is that of the search that was under way.
+    store.plant_record("b", 0, fact(2));
+    slow.notify_one();
+    let found = desk.admin.search_manifest(&all, 10).await.unwrap();
+    assert_eq!(found.records.len(), 1);
+    assert_eq!(desk.admin.search_manifest(&none, 10).await.unwrap().records.len(), 0);
+    assert_eq!(desk.admin.search_manifest(&all, 10).await.unwrap().records.len(), 2, "an answer was given twice");
 }

@@ -213,7 +213,9 @@ pub(super) fn of_admins(problem: &Problem) -> AdminFace {
             admin::Error::Already(_) => (StatusCode::CONFLICT, "conflict"),
             admin::Error::Invalid(_) => (StatusCode::UNPROCESSABLE_ENTITY, "invalid"),
             // Never here: a problem is made of what lies beneath these.
-            admin::Error::Store(_) | admin::Error::Manifest(_) => (StatusCode::SERVICE_UNAVAILABLE, "failed"),
+            admin::Error::Store(_) | admin::Error::Manifest(_) | admin::Error::Busy { .. } => {
+                (StatusCode::SERVICE_UNAVAILABLE, "failed")
+            }
         },
         Problem::Gateway(error) => {
             let form = Form { refusal: RefusalForm::Plain, client: ClientKind::of(None), api: true, get: false };

@@ -80,6 +80,7 @@ impl From<admin::Error> for Problem {
         match error {
             admin::Error::Store(error) => error.into(),
             admin::Error::Manifest(error) => error.into(),
+            admin::Error::Busy { why, retry_after } => Self::Gateway(gateway::Error::Busy { why, retry_after }),
             error => Self::Admin(error),
         }
     }

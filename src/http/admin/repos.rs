@@ -1,5 +1,7 @@
 //! What is stored: repos with their commits, files and bytes; and the manifest's records.
 
+use std::sync::Arc;
+
 use axum::{Json, extract::State};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
@@ -93,6 +95,7 @@ pub(super) async fn search(State(control): State<Control>, Selected(search): Sel
         history: search.history.unwrap_or(false),
     };
     let limit = search.limit.unwrap_or(RECORDS).clamp(1, MOST_RECORDS);
-    let Found { records, more, faults } = control.admin.search_manifest(&filter, limit).await?;
+    let found = control.admin.search_manifest(&filter, limit).await?;
+    let Found { records, more, faults } = Arc::unwrap_or_clone(found);
     Ok(Json(Answered { records, more, faults }))
 }
