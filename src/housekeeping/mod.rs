@@ -120,4 +120,20 @@ mod tests {
         assert!(store.keys("blobs/").is_empty());
         assert!(remove(&*store, &sha256, seen).await.unwrap(), "gone, whoever did it");
     }
+
+    #[tokio::test]
+    async fn a_claim_goes_once_it_holds_nothing_any_more() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut config = store::StoreConfig::default();
+        config.local.path = dir.path().to_owned();
+        let store = store::build(&config, &store::SpoolConfig::default(), "w").await.unwrap();
+        let [old, new] = [b"old", b"new"].map(|content| Key::claim(&Sha256::of(content)));
+        for claim in [&old, &new] {
+            store.put(claim, Bytes::from_static(b"{}"), PutMode::Overwrite).await.unwrap();
+        }
+        let file = std::fs::File::open(dir.path().join(old.as_str())).unwrap();
+        file.set_modified(SystemTime::now() - CLAIM_HOLDS).unwrap();
+        assert_eq!(remove_claims(&*store).await.unwrap(), 1);
+        assert!(store.head(&old).await.unwrap().is_none() && store.head(&new).await.unwrap().is_some());
+    }
 }
