@@ -1,14 +1,20 @@
 //! From what a client asked to a commit it may see: revision to commit, spelling to canonical name.
 //!
 //! A branch or tag is looked at upstream at most every `ref_ttl`; in between, and while upstream is away,
-//! the last look answers. A sha is not looked up: it is admitted, if an allowed branch or tag leads to it.
+//! the last look answers. A sha is looked at only where nothing of it is stored: which name its repo has by now must be
+//! known before anything is fetched. It is admitted, if an allowed branch or tag leads to it.
+//!
+//! Whatever name was asked, the one that upstream uses now is put to policy with every question.
 
 use std::{sync::Arc, time::Duration};
 
 use time::OffsetDateTime;
 use tokio::time::Instant;
 
-use super::{Asker, Error, Gateway, PATIENCE, Result, flights::Flight, history, identity::Identity, refs::RefRecord};
+use super::{
+    Asker, Error, Gateway, PATIENCE, RETRY, Result, flights::Flight, history, identity::Identity, names::Names,
+    refs::RefRecord,
+};
 use crate::{
     hub::{Commit, RefInfo, Repo, Revision, Sha256},
     policy::{RevisionVerdict, Rule},
@@ -18,13 +24,16 @@ use crate::{
 /// How long a job waits for a look, which wants the newest.
 const JOB_PATIENCE: Duration = Duration::from_mins(20);
 
+/// How many names in a row a look follows.
+const MAX_NAMES: usize = 5;
+
 /// How many refs' histories are searched for a commit.
 const MAX_HISTORIES: usize = 20;
 
 /// A commit that the asker's revision means.
 #[derive(Debug, Clone)]
 pub struct Resolved {
-    /// The repo under its canonical name.
+    /// The repo under its canonical name: the one under which the commit is stored, or would be.
     pub repo: Repo,
     /// The commit.
     pub commit: Commit,
@@ -46,7 +55,8 @@ pub(super) struct Looked {
 pub(super) type SearchKey = (Repo, Commit, Sha256, String);
 
 impl Gateway {
-    /// The commit that `revision` of `asked` means, for a repo that `rule` allows.
+    /// The commit that `revision` of `asked` means, for a repo that `rule` allows: so does policy under every name that is
+    /// known of it.
     pub(super) async fn resolve(
         &self,
         asker: &Asker,
@@ -54,62 +64,123 @@ impl Gateway {
         asked: &Repo,
         revision: &Revision,
     ) -> Result<Resolved> {
-        match self.decide_revision(rule, asked, revision).await? {
-            RevisionVerdict::Allowed => match revision.as_commit() {
-                Some(commit) => self.at_commit(asker, rule, asked, commit).await,
-                None => Box::pin(self.at_ref(asker, asked, revision)).await,
-            },
-            RevisionVerdict::PinnedTo(commit) => self.at_commit(asker, rule, asked, commit).await,
-            RevisionVerdict::NeedsHistory => {
-                let resolved = match revision.as_commit() {
-                    Some(commit) => self.at_commit(asker, rule, asked, commit).await?,
-                    None => Box::pin(self.at_ref(asker, asked, revision)).await?,
-                };
-                self.admit(asker, rule, &resolved).await?;
-                Ok(resolved)
+        let verdict = self.decide_revision(rule, asked, revision).await?;
+        let resolved = match (verdict, revision.as_commit()) {
+            (RevisionVerdict::PinnedTo(commit), _) | (_, Some(commit)) => {
+                self.at_commit(asker, rule, asked, commit).await?
             }
+            (_, None) => Box::pin(self.at_ref(asker, asked, revision)).await?,
+        };
+        if verdict == RevisionVerdict::NeedsHistory {
+            self.admit(asker, rule, &resolved).await?;
         }
+        let called = self.called(asked).await?;
+        if !asked.same_name(&called) || !asked.same_name(&resolved.repo) {
+            Box::pin(self.admit_as(asker, &called, (asked, revision, verdict), &resolved)).await?;
+        }
+        Ok(resolved)
     }
 
-    /// What policy says of a revision of a repo that `rule` allows under the name that was asked. Where that is a former name
-    /// and the lock has the repo under the one that it has now, the lock says what the revision means.
+    /// Puts what was asked to policy under the names that were not asked for: the repo under both, the revision under
+    /// the one that upstream uses now.
+    async fn admit_as(
+        &self,
+        asker: &Asker,
+        called: &Repo,
+        (asked, revision, verdict): (&Repo, &Revision, RevisionVerdict),
+        resolved: &Resolved,
+    ) -> Result<()> {
+        self.allow_names(asked, &resolved.repo)?;
+        let (policy, today) = (self.policy.current(), OffsetDateTime::now_utc().date());
+        let governing = policy.decide_names(asked, called, today).map_err(|denial| self.denied(&denial))?;
+        let decided = governing.decide_revision(revision).map_err(|denial| self.denied(&denial))?;
+        // A sha that the asked name's rule names was reviewed.
+        let is_reviewed = match verdict {
+            RevisionVerdict::PinnedTo(_) => true,
+            RevisionVerdict::Allowed => revision.as_commit().is_some(),
+            RevisionVerdict::NeedsHistory => false,
+        };
+        if decided == RevisionVerdict::NeedsHistory && !is_reviewed {
+            self.admit(asker, &governing, resolved).await?;
+        }
+        Ok(())
+    }
+
+    /// What upstream calls the repo that was asked for, by all that is known here.
+    pub(super) async fn called(&self, asked: &Repo) -> Result<Repo> {
+        Ok(self.identities.names(asked).await?.map_or_else(|| asked.clone(), |names| names.now))
+    }
+
+    /// What policy says of a revision of a repo that `rule` allows under the name that was asked.
     pub(super) async fn decide_revision(
         &self,
         rule: &Rule,
         asked: &Repo,
         revision: &Revision,
     ) -> Result<RevisionVerdict> {
-        let verdict = rule.decide_revision(revision).map_err(|denial| self.denied(&denial))?;
-        let policy = self.policy.current();
-        if policy.lock().is_none() || rule.is_locked() || rule.pin.is_some() {
-            return Ok(verdict);
-        }
-        let Some(identity) = self.identities.of(asked).await?.filter(|known| !known.canonical.same_name(asked)) else {
-            return Ok(verdict);
-        };
-        match policy.decide_names(asked, &identity.canonical, OffsetDateTime::now_utc().date()) {
-            Ok(governing) if governing.is_locked() => {
-                governing.decide_revision(revision).map_err(|denial| self.denied(&denial))
-            }
-            // A name that is refused is refused where the facts are put to policy.
-            _ => Ok(verdict),
-        }
+        let locked = self.locked_rule(rule, asked).await?;
+        locked.as_deref().unwrap_or(rule).decide_revision(revision).map_err(|denial| self.denied(&denial))
     }
 
-    /// A full sha needs no look-up, but for the repo's canonical name where none is known, and for whether
-    /// the repo is back where one that is gone is to be refused.
+    /// Where the name that was asked is a former one and the lock has the repo under the one that it has now, the lock says
+    /// what a revision means: the rule with that lock.
+    pub(super) async fn locked_rule(&self, rule: &Rule, asked: &Repo) -> Result<Option<Arc<Rule>>> {
+        let policy = self.policy.current();
+        if policy.lock().is_none() || rule.is_locked() || rule.pin.is_some() {
+            return Ok(None);
+        }
+        let called = self.called(asked).await?;
+        // A name that is refused is refused once the revision is known.
+        let governing = policy.decide_names(asked, &called, OffsetDateTime::now_utc().date()).ok();
+        Ok(governing.filter(|governing| !called.same_name(asked) && governing.is_locked()))
+    }
+
+    /// A full sha: by what is stored of it, else by a look at it, which tells the name that its repo has by now. And
+    /// whether the repo is back where one that is gone is to be refused.
     async fn at_commit(&self, asker: &Asker, rule: &Rule, asked: &Repo, commit: Commit) -> Result<Resolved> {
-        let repo = match self.identities.of(asked).await? {
-            Some(identity) => {
-                if self.config.on_gone == OnGone::Refuse {
-                    Box::pin(self.refuse_gone(asker, asked, &identity.canonical)).await?;
+        let names = self.identities.names(asked).await?;
+        if self.config.on_gone == OnGone::Refuse
+            && let Some(names) = &names
+        {
+            Box::pin(self.refuse_gone(asker, asked, &names.now)).await?;
+        }
+        let home = match &names {
+            Some(names) => self.home(names, commit).await?,
+            None => None,
+        };
+        let repo = match (home, names) {
+            (Some(home), Some(names)) => {
+                if let Err(refused) = self.allow_names(asked, &names.now) {
+                    // Unless it has an allowed one again.
+                    Box::pin(self.look(asker, asked, &commit.into())).await.map_err(|_| refused)?;
                 }
-                identity.canonical.clone()
+                home
             }
-            None => Box::pin(self.look(asker, asked, &commit.into())).await?.repo,
+            _ => Box::pin(self.look(asker, asked, &commit.into())).await?.repo,
         };
         let revision = self.led_to(rule, &repo, commit).await.unwrap_or_else(|| commit.into());
         Ok(Resolved { repo, commit, revision, stale: false })
+    }
+
+    /// The name under which a commit is stored, if it is.
+    pub(super) async fn stored_home(&self, names: &Names, commit: Commit) -> Result<Option<Repo>> {
+        for repo in names.all() {
+            if self.snapshots.find(repo, commit).await?.is_some() || self.snapshots.early(repo, commit).await?.is_some()
+            {
+                return Ok(Some(repo.clone()));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The same, or the newest name if something was learned of the commit under that a moment ago.
+    async fn home(&self, names: &Names, commit: Commit) -> Result<Option<Repo>> {
+        if let Some(home) = self.stored_home(names, commit).await? {
+            return Ok(Some(home));
+        }
+        let name = (names.now.clone(), commit);
+        let was_looked_at = self.fresh.contains_key(&name) || self.infos.contains_key(&name);
+        Ok(was_looked_at.then_some(name.0))
     }
 
     /// Where repos that are gone are to be refused: whether this one is back.
@@ -123,37 +194,47 @@ impl Gateway {
         }
     }
 
+    /// The newest look at a revision that is known, under whichever of the repo's names it was made.
+    pub(super) async fn last_look(&self, names: &Names, revision: &Revision) -> Result<Option<Arc<RefRecord>>> {
+        let mut newest: Option<Arc<RefRecord>> = None;
+        for name in names.all() {
+            let record = self.refs.last(name, revision).await?;
+            newest = newest.into_iter().chain(record).max_by_key(|record| record.looked_at);
+        }
+        Ok(newest)
+    }
+
     /// A branch, a tag, a short sha: by the last look, if that is fresh or the best there is.
     async fn at_ref(&self, asker: &Asker, asked: &Repo, revision: &Revision) -> Result<Resolved> {
-        let last = match self.identities.of(asked).await? {
-            Some(identity) => {
+        let last = match self.identities.names(asked).await? {
+            Some(names) => {
                 if self.config.on_gone == OnGone::Refuse {
-                    Box::pin(self.refuse_gone(asker, asked, &identity.canonical)).await?;
+                    Box::pin(self.refuse_gone(asker, asked, &names.now)).await?;
                 }
-                let record = self.refs.last(&identity.canonical, revision).await?;
-                record.map(|record| Looked { repo: identity.canonical.clone(), record })
+                let record = self.last_look(&names, revision).await?;
+                record.map(|record| Looked { repo: names.now, record })
             }
             None => None,
         };
         let Some(last) = last else {
             let looked = self.look(asker, asked, revision).await?;
-            return Ok(self.resolved(looked, revision, false).await);
+            return self.resolved(asked, looked, revision, false).await;
         };
         if last.record.age() < self.config.ref_ttl {
-            return Ok(self.resolved(last, revision, false).await);
+            return self.resolved(asked, last, revision, false).await;
         }
         if self.upstream_is_out(&last.repo) {
-            return Ok(self.resolved(last, revision, true).await);
+            return self.resolved(asked, last, revision, true).await;
         }
         match self.patiently(asker, self.begin_look(asker, asked, revision)).await {
-            Some(Ok(looked)) => Ok(self.resolved(looked, revision, false).await),
+            Some(Ok(looked)) => self.resolved(asked, looked, revision, false).await,
             // Slow: the look goes on behind this answer.
-            None => Ok(self.resolved(last, revision, true).await),
+            None => self.resolved(asked, last, revision, true).await,
             Some(Err(error)) if self.stored_stands_in(&error) => {
                 if is_gone(&error) {
                     tracing::warn!(repo = %asked, %revision, %error, gone_upstream = true, "gone upstream; stored content is served");
                 }
-                Ok(self.resolved(last, revision, true).await)
+                self.resolved(asked, last, revision, true).await
             }
             Some(Err(error)) => Err(error),
         }
@@ -190,13 +271,17 @@ impl Gateway {
         }
     }
 
-    async fn resolved(&self, looked: Looked, revision: &Revision, stale: bool) -> Resolved {
+    async fn resolved(&self, asked: &Repo, looked: Looked, revision: &Revision, stale: bool) -> Result<Resolved> {
         let commit = looked.record.commit;
+        let repo = match self.identities.names(asked).await? {
+            Some(names) if !names.before.is_empty() => self.home(&names, commit).await?.unwrap_or(looked.repo),
+            _ => looked.repo,
+        };
         // The redirect's target asks for the commit by its sha: it is admitted, having come from here.
         if !revision.may_be_short_sha() {
-            self.admitted.insert((looked.repo.clone(), commit), revision.clone()).await;
+            self.admitted.insert((repo.clone(), commit), revision.clone()).await;
         }
-        Resolved { repo: looked.repo, commit, revision: revision.clone(), stale }
+        Ok(Resolved { repo, commit, revision: revision.clone(), stale })
     }
 
     /// Asks upstream what a revision means now. One task for all who ask; what it learns is kept.
@@ -224,19 +309,29 @@ impl Gateway {
 
     async fn look_now(self, asked: Repo, revision: Revision, purpose: Purpose) -> Result<Looked> {
         let looked_at = OffsetDateTime::now_utc();
-        let look = self.upstream.look(&asked, &revision, purpose).await;
+        let mut name = asked.clone();
+        let mut names = 0;
+        let look = loop {
+            match self.upstream.look(&name, &revision, purpose).await {
+                // Nothing is asked under a name before policy has allowed it (I1).
+                Err(error) if names < MAX_NAMES && error.moved_to().is_some() => {
+                    name = error.moved_to().cloned().unwrap_or(name);
+                    names += 1;
+                    self.allow_new_name(&asked, &name, looked_at).await?;
+                }
+                look => break look,
+            }
+        };
         self.note_outage(&asked, look.as_ref().err());
         let look = match look {
             Ok(look) => look,
             Err(error) => {
                 let error = from_upstream(error, &asked, &revision);
                 let is_of_the_revision = matches!(error, Error::RevisionNotFound { .. });
-                if let Some(identity) = self.identities.of(&asked).await? {
+                if let Some(known) = self.identities.names(&asked).await? {
                     match &error {
-                        _ if is_of_the_revision => self.refs.note_back(&identity.canonical).await,
-                        error if is_gone(error) => {
-                            self.refs.note_gone(&identity.canonical, &revision, looked_at).await?;
-                        }
+                        _ if is_of_the_revision => self.refs.note_back(&known.now).await,
+                        error if is_gone(error) => self.refs.note_gone(&known.now, &revision, looked_at).await?,
                         _ => {}
                     }
                 }
@@ -246,11 +341,7 @@ impl Gateway {
                 return Err(error);
             }
         };
-        if let Err(refused) = self.allow_names(&asked, &look.repo) {
-            // Nothing is kept under a name that policy does not allow, but for a moment which name it is.
-            self.renamed.insert(asked, look.repo).await;
-            return Err(refused);
-        }
+        self.allow_new_name(&asked, &look.repo, looked_at).await?;
         self.identities.first_seen(&asked, &Identity::of(&look.repo, &look.info)).await?;
         let record = RefRecord { revision: revision.clone(), commit: look.commit, looked_at, gone_at: None };
         let record = match revision.as_commit() {
@@ -263,6 +354,29 @@ impl Gateway {
         let repo = look.repo.clone();
         self.remember_info(look).await;
         Ok(Looked { repo, record })
+    }
+
+    /// Takes note of what upstream calls the repo that was asked for, and puts that name to policy. Of a repo of which nothing
+    /// is stored nothing is kept, but for a moment which name policy did not allow.
+    pub(super) async fn allow_new_name(&self, asked: &Repo, name: &Repo, looked_at: OffsetDateTime) -> Result<()> {
+        if self.identities.note_called(asked, name, looked_at).await? {
+            self.views.invalidate_all();
+        }
+        if let Err(refused) = self.allow_names(asked, name) {
+            self.renamed.insert(asked.clone(), name.clone()).await;
+            return Err(refused);
+        }
+        Ok(())
+    }
+
+    /// What an error of upstream means for `repo`, asked under the name that was last known. A new one is noted and put to
+    /// policy: whoever asks again asks under that.
+    pub(super) async fn failed(&self, repo: &Repo, revision: &Revision, error: upstream::Error) -> Error {
+        let Some(name) = error.moved_to() else { return from_upstream(error, repo, revision) };
+        match self.allow_new_name(repo, name, OffsetDateTime::now_utc()).await {
+            Ok(()) => Error::Busy { why: error.public_text() + "; ask again", retry_after: RETRY },
+            Err(refused) => refused,
+        }
     }
 
     /// The branch or tag that led to a commit lately, if the rule allows it: under another rule, or an earlier policy,
@@ -286,20 +400,22 @@ impl Gateway {
     }
 
     async fn admit_by_ref(&self, asker: &Asker, rule: &Rule, repo: &Repo, commit: Commit) -> Result<()> {
+        // By which rule, too: what another one finds, or doesn't, is no answer here.
+        let name = (repo.clone(), commit, rule.policy_sha256, rule.source.clone());
+        if self.outside.contains_key(&name) {
+            return Err(self.denied(&rule.outside_history(&commit.into())));
+        }
         let allowed = |record: &RefRecord| {
             record.commit == commit && !record.revision.may_be_short_sha() && rule.allows_ref(record.revision.as_str())
         };
         let found = match self.refs.all(repo).await?.iter().find(|record| allowed(record)) {
             Some(record) => Some(record.revision.clone()),
             None => {
-                let purpose = asker.purpose();
-                // By which rule, too: what another one finds, or doesn't, is no answer here.
-                let name = (repo.clone(), commit, rule.policy_sha256, rule.source.clone());
                 let work = || {
-                    let (gateway, rule, repo) = (self.clone(), rule.clone(), repo.clone());
-                    async move { gateway.search_histories(&rule, &repo, commit, purpose).await }
+                    let (gateway, asker, rule, repo) = (self.clone(), asker.clone(), rule.clone(), repo.clone());
+                    async move { gateway.search_histories(&asker, &rule, &repo, commit).await }
                 };
-                self.histories.join(name, self.limits.fare(asker, 1), work).await?
+                self.histories.join(name.clone(), self.limits.fare(asker, 1), work).await?
             }
         };
         match found {
@@ -307,20 +423,28 @@ impl Gateway {
                 self.admitted.insert((repo.clone(), commit), revision).await;
                 Ok(())
             }
-            None => Err(self.denied(&rule.outside_history(&commit.into()))),
+            None => {
+                self.outside.insert(name, ()).await;
+                Err(self.denied(&rule.outside_history(&commit.into())))
+            }
         }
     }
 
-    /// The allowed branch or tag whose history has the commit.
+    /// The allowed branch or tag whose history has the commit. Goes on as fast as the asker's allowance lets it: each page
+    /// of a history costs a request.
     async fn search_histories(
         self,
+        asker: &Asker,
         rule: &Rule,
         repo: &Repo,
         commit: Commit,
-        purpose: Purpose,
     ) -> Result<Option<Revision>> {
-        let asked = |error| from_upstream(error, repo, &commit.into());
-        let refs = self.upstream.refs(repo, history::names_requests(rule), purpose).await.map_err(asked)?;
+        let purpose = asker.purpose();
+        let called = self.called(repo).await?;
+        let refs = match self.upstream.refs(&called, history::names_requests(rule), purpose).await {
+            Ok(refs) => refs,
+            Err(error) => return Err(self.failed(repo, &commit.into(), error).await),
+        };
         let special = refs.converts.iter().chain(refs.pull_requests.iter().flatten());
         let all = refs.branches.iter().chain(&refs.tags).chain(special);
         let mut allowed: Vec<&RefInfo> = all.filter(|found| rule.allows_ref(history::asked_as(found))).collect();
@@ -330,7 +454,14 @@ impl Gateway {
         allowed.sort_by_key(|found| found.name != "main");
         for found in allowed.into_iter().take(MAX_HISTORIES) {
             let Ok(revision) = history::asked_as(found).parse::<Revision>() else { continue };
-            match self.upstream.history_contains(repo, &revision, commit, purpose).await.map_err(asked)? {
+            let contains = match self.upstream.history_contains(&called, &revision, commit, purpose).await {
+                Ok((contains, pages)) => {
+                    self.limits.settle(asker, pages).await;
+                    contains
+                }
+                Err(error) => return Err(self.failed(repo, &commit.into(), error).await),
+            };
+            match contains {
                 InHistory::Yes => return Ok(Some(revision)),
                 InHistory::No => {}
                 InHistory::NotAmong(newest) => {

@@ -16,17 +16,24 @@ pub struct Refusal {
     pub rule: Option<String>,
     /// The sort of refusal, where it is policy's.
     pub kind: Option<DenialKind>,
+    /// The decision itself, where it is policy's.
+    pub denial: Option<Arc<Denial>>,
 }
 
 impl Refusal {
     /// Policy's, with whom to ask.
     pub(super) fn of_policy(denial: &Denial, contact: Option<&str>) -> Self {
-        Self { text: denial.message(contact), rule: denial.rule().map(ToOwned::to_owned), kind: Some(denial.kind()) }
+        Self {
+            text: denial.message(contact),
+            rule: denial.rule().map(ToOwned::to_owned),
+            kind: Some(denial.kind()),
+            denial: Some(Arc::new(denial.clone())),
+        }
     }
 
     /// One that is no rule's.
     pub fn of_ours(text: String) -> Self {
-        Self { text, rule: None, kind: None }
+        Self { text, rule: None, kind: None, denial: None }
     }
 }
 

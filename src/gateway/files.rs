@@ -95,6 +95,12 @@ impl Gateway {
                 Source::AnyFill(wanted) => self.open_by_fill(asker, file, wanted).await,
             }
         };
+        let filled = async {
+            match filled.await {
+                Err(error) => Err(self.told_of_move(file, error).await),
+                opened => opened,
+            }
+        };
         by(answer_by, Awaited::Origin, Box::pin(filled)).await
     }
 
@@ -118,6 +124,16 @@ impl Gateway {
             Some(hit) => Source::Stored(hit),
             None => Source::AnyFill(wanted),
         })
+    }
+
+    /// A fill's error; where the origin has another name for the repo by now, that is noted and put to policy.
+    pub(super) async fn told_of_move(&self, file: &File, error: Error) -> Error {
+        match error {
+            Error::Upstream(error) if error.moved_to().is_some() => {
+                self.failed(&file.repo, &file.commit.into(), error).await
+            }
+            error => error,
+        }
     }
 
     /// Bytes of a file from this fill, and from the store once it has ended.
@@ -270,7 +286,8 @@ impl Gateway {
             BlobId::Git(oid) => (FillKey::Git(file.repo.clone(), oid), Sha256::of(b"")),
         };
         let (asked_by, origin) = (asker.label(), self.upstream.endpoint_host());
-        let origin_file = self.upstream.file(&file.repo, file.commit, &file.path);
+        // By the name that policy was asked about last.
+        let origin_file = self.upstream.file(file.grant.called(), file.commit, &file.path);
         let record = file.grant.record(file, announced, asked_by.clone(), origin);
         Order {
             key,

@@ -37,8 +37,8 @@ pub(crate) struct Grant {
 }
 
 impl Grant {
-    /// The canonical repo.
-    pub(crate) fn repo(&self) -> &Repo {
+    /// What upstream calls the repo.
+    pub(crate) fn called(&self) -> &Repo {
         &self.approved.repo
     }
 
@@ -67,7 +67,7 @@ impl Grant {
     pub(crate) fn record(&self, file: &File, sha256: Sha256, asked_by: String, origin: &str) -> NewRecord {
         let mut record = NewRecord {
             what: What::Stored,
-            repo: self.repo().clone(),
+            repo: file.repo.clone(),
             upstream_id: self.upstream_id.clone(),
             revision: Some(file.revision.clone()),
             commit: self.commit(),

@@ -7,7 +7,7 @@ use futures_util::{StreamExt as _, TryStreamExt as _};
 use serde_json::Value;
 use time::OffsetDateTime;
 
-use super::{Asker, Gateway, Result, commit::from_upstream, refs::RefRecord};
+use super::{Asker, Gateway, Result, refs::RefRecord};
 use crate::{
     hub::{Commit, CommitInfo, RefInfo, Refs, Repo, Revision},
     policy::Rule,
@@ -88,10 +88,14 @@ impl Gateway {
     }
 
     async fn learn_commits(self, repo: Repo, commit: Commit, purpose: Purpose) -> Result<Arc<Vec<CommitInfo>>> {
-        let pages = self.upstream.commits(&repo, &commit.into(), purpose).take(HISTORY_PAGES);
+        let called = self.called(&repo).await?;
+        let pages = self.upstream.commits(&called, &commit.into(), purpose).take(HISTORY_PAGES);
         let commits = pages.try_concat().await;
         self.note_outage(&repo, commits.as_ref().err());
-        let commits = Arc::new(commits.map_err(|error| from_upstream(error, &repo, &commit.into()))?);
+        let commits = match commits {
+            Ok(commits) => Arc::new(commits),
+            Err(error) => return Err(self.failed(&repo, &commit.into(), error).await),
+        };
         self.snapshots.keep_history(&repo, commit, &commits).await?;
         self.commit_lists.insert((repo, commit), commits.clone()).await;
         Ok(commits)
@@ -106,8 +110,23 @@ impl Gateway {
     async fn authorised(&self, asker: &Asker, asked: &Repo) -> Result<(Arc<Rule>, Repo)> {
         let rule = self.policy.current().decide_repo(asked, OffsetDateTime::now_utc().date());
         let rule = rule.map_err(|denial| self.denied(&denial))?;
-        let view = self.view(asker, asked, &rule.default_revision()).await?;
-        Ok((view.grant.approved.rule.clone(), view.resolved.repo))
+        let revision = self.default_revision(asker, asked, &rule).await?;
+        let view = self.view(asker, asked, &revision).await?;
+        Ok((view.grant.approved.rule.clone(), self.called(asked).await?))
+    }
+
+    /// A revision under which to ask about the repo as such. A rule that names no revision but by a pattern, such as `v*`,
+    /// and not `main`, allows what the origin has of those.
+    async fn default_revision(&self, asker: &Asker, asked: &Repo, rule: &Rule) -> Result<Revision> {
+        let named = rule.default_revision();
+        if named.as_commit().is_some() || rule.allows_ref(named.as_str()) {
+            return Ok(named);
+        }
+        let refs = self.held_refs(asker, &self.called(asked).await?, names_requests(rule)).await?;
+        let special = refs.converts.iter().chain(refs.pull_requests.iter().flatten());
+        let mut all = refs.branches.iter().chain(&refs.tags).chain(special).map(asked_as);
+        let allowed = all.find(|name| rule.shows_ref(name)).and_then(|name| name.parse().ok());
+        Ok(allowed.unwrap_or(named))
     }
 
     /// All refs: upstream's, else as it last listed them, else those that were looked at.
@@ -143,9 +162,12 @@ impl Gateway {
     }
 
     async fn learn_refs(self, repo: Repo, requests: bool, purpose: Purpose) -> Result<Arc<Refs>> {
-        let refs = self.upstream.refs(&repo, requests, purpose).await;
+        let refs = self.upstream.refs(&self.called(&repo).await?, requests, purpose).await;
         self.note_outage(&repo, refs.as_ref().err());
-        let refs = Arc::new(refs.map_err(|error| from_upstream(error, &repo, &Revision::main()))?);
+        let refs = match refs {
+            Ok(refs) => Arc::new(refs),
+            Err(error) => return Err(self.failed(&repo, &Revision::main(), error).await),
+        };
         self.refs.keep_list(&repo, &refs).await?;
         self.ref_lists.insert((repo, requests), refs.clone()).await;
         Ok(refs)

@@ -2,11 +2,11 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{Asker, Gateway, Result, view::View};
+use super::{Asker, Gateway, Resolved, Result, view::View};
 use crate::{
     hooks::{Evidence, Verdict},
     hub::{BlobId, RepoPath},
-    policy::HookDemand,
+    policy::{Denial, HookDemand, Rule},
 };
 
 /// How long the hook's last word on a commit is believed: another replica may have run it meanwhile.
@@ -21,11 +21,19 @@ impl Gateway {
         if rule.hook == HookDemand::Optional || asker.background {
             return Ok(());
         }
-        Box::pin(self.hook_has_passed(view, path, blob)).await
+        let refused = Box::pin(self.hook_refuses(rule, &view.resolved, path, blob)).await?;
+        refused.map_or(Ok(()), |denial| Err(self.denied(&denial)))
     }
 
-    async fn hook_has_passed(&self, view: &View, path: &RepoPath, blob: &BlobId) -> Result<()> {
-        let (repo, commit) = (&view.resolved.repo, view.resolved.commit);
+    /// Why a file is refused under a rule that asks for the hook, if it is.
+    pub(super) async fn hook_refuses(
+        &self,
+        rule: &Rule,
+        resolved: &Resolved,
+        path: &RepoPath,
+        blob: &BlobId,
+    ) -> Result<Option<Denial>> {
+        let (repo, commit) = (&resolved.repo, resolved.commit);
         let name = (repo.clone(), commit);
         let newest = match self.hook_runs.get(&name).await {
             Some(newest) => newest,
@@ -37,11 +45,11 @@ impl Gateway {
             }
         };
         let why = match newest.as_ref().map(|run| (run.verdict(), run.covers(path, blob))) {
-            Some((Verdict::Passed, true)) => return Ok(()),
+            Some((Verdict::Passed, true)) => return Ok(None),
             Some((Verdict::Passed, false)) => format!("its last run was not shown {path}"),
             Some((Verdict::Failed(why), _)) => why,
             None => "it has not run on this commit yet".to_owned(),
         };
-        Err(self.denied(&view.grant.approved.rule.hook_not_passed(repo.id(), commit, &why)))
+        Ok(Some(rule.hook_not_passed(repo.id(), commit, &why)))
     }
 }

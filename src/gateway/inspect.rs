@@ -97,7 +97,13 @@ impl Gateway {
 
     async fn inspect_now(&self, asked: &Repo, revision: &Revision) -> Result<Inspection> {
         let failed = |error| from_upstream(error, asked, revision);
-        let look = self.upstream.look(asked, revision, PURPOSE).await.map_err(failed)?;
+        let mut look = self.upstream.look(asked, revision, PURPOSE).await;
+        if let Err(error) = &look
+            && let Some(name) = error.moved_to().cloned()
+        {
+            look = self.upstream.look(&name, revision, PURPOSE).await;
+        }
+        let look = look.map_err(failed)?;
         let readme = self.upstream.readme(&look.repo, look.commit, README_BYTES, PURPOSE).await.map_err(failed)?;
         let mut inspection = Inspection {
             asked: asked.clone(),

@@ -10,7 +10,7 @@ use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use super::{
     Asker, Error, Gateway, Result,
-    commit::{Resolved, from_upstream, is_gone},
+    commit::{Resolved, is_gone},
     flights::Flight,
     limits::Fare,
     outage::OUTAGE_MEMORY,
@@ -138,16 +138,25 @@ impl Gateway {
 
     pub(super) async fn learn_facts(self, repo: Repo, commit: Commit, purpose: Purpose) -> Result<Arc<Fresh>> {
         let name = (repo.clone(), commit);
-        let failed = |error| from_upstream(error, &repo, &commit.into());
+        let called = self.called(&repo).await?;
         let info = match self.infos.get(&name).await {
             Some(info) => info,
             None => {
-                let look = self.upstream.look(&repo, &commit.into(), purpose).await;
+                let look = self.upstream.look(&called, &commit.into(), purpose).await;
                 self.note_outage(&repo, look.as_ref().err());
-                Arc::new(look.map_err(failed)?.info)
+                match look {
+                    Ok(look) => {
+                        self.allow_new_name(&repo, &look.repo, OffsetDateTime::now_utc()).await?;
+                        Arc::new(look.info)
+                    }
+                    Err(error) => return Err(self.failed(&repo, &commit.into(), error).await),
+                }
             }
         };
-        let readme = self.upstream.readme(&repo, commit, README_BYTES, purpose).await.map_err(failed)?;
+        let readme = match self.upstream.readme(&called, commit, README_BYTES, purpose).await {
+            Ok(readme) => readme,
+            Err(error) => return Err(self.failed(&repo, &commit.into(), error).await),
+        };
         let siblings = info.siblings.as_ref().filter(|list| is_whole(list.len()));
         let fresh = Arc::new(Fresh {
             facts: Arc::new(Facts {
@@ -194,14 +203,14 @@ impl Gateway {
 
     pub(super) async fn learn_tree(self, fresh: Arc<Fresh>, purpose: Purpose) -> Result<Arc<Snapshot>> {
         let (repo, commit) = (&fresh.facts.repo, fresh.facts.commit);
-        let pages = self.upstream.tree(repo, commit, purpose);
+        let pages = self.upstream.tree(&self.called(repo).await?, commit, purpose);
         let name = (repo.clone(), commit);
         let bounds = Bounds { nodes: self.config.limits.tree_nodes, large: &self.large_trees };
         match gather(repo, commit, pages, fresh.siblings.as_deref(), bounds).await {
             Ok((nodes, _place)) => self.snapshots.keep(fresh.facts.clone(), nodes).await,
             Err(BadSnapshot::Upstream(error)) => {
                 self.note_outage(repo, Some(&error));
-                Err(from_upstream(error, repo, &commit.into()))
+                Err(self.failed(repo, &commit.into(), error).await)
             }
             Err(bad @ BadSnapshot::TooLarge { .. }) => {
                 tracing::warn!(%repo, %commit, "{bad}");

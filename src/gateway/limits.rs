@@ -82,6 +82,19 @@ impl ClientLimits {
         Fare { of, waited: Duration::ZERO }
     }
 
+    /// Takes what a look-up has cost beyond its fare, in as many pieces as it takes: whoever did it waits until the
+    /// allowance has it.
+    pub(super) async fn settle(&self, asker: &Asker, mut requests: usize) {
+        while !asker.background && requests > 0 {
+            let some = requests.min(self.burst.get() as usize);
+            let Some(count) = u32::try_from(some).ok().and_then(NonZeroU32::new) else { return };
+            while let Err(not_yet) = self.take(asker, count) {
+                tokio::time::sleep(not_yet).await;
+            }
+            requests -= some;
+        }
+    }
+
     /// Takes requests from a client's allowance; else how long until they are there.
     fn take(&self, asker: &Asker, requests: NonZeroU32) -> std::result::Result<(), Duration> {
         self.forget_idle(Instant::now());

@@ -19,6 +19,7 @@ mod known;
 mod limits;
 mod listing;
 mod mirror;
+mod names;
 mod nodes;
 mod origin;
 mod outage;
@@ -148,6 +149,8 @@ pub struct Parts {
     limits: ClientLimits,
     looks: Flights<(Repo, Revision, Purpose), commit::Looked>,
     histories: Flights<commit::SearchKey, Option<Revision>>,
+    /// Commits that no allowed branch or tag led to a moment ago.
+    outside: Cache<commit::SearchKey, ()>,
     facts_flights: Flights<(Repo, Commit, Purpose), Arc<Fresh>>,
     tree_flights: Flights<(Repo, Commit), Arc<Snapshot>>,
     node_flights: Flights<NodesKey, Arc<Vec<TreeNode>>>,
@@ -274,13 +277,14 @@ impl Gateway {
         let (fill, contact) = (config.fill.clone(), config.contact.clone());
         let fills = Fills::new(fill, store.clone(), manifest.clone(), policy.clone(), contact, tasks.clone());
         Self(Arc::new(Parts {
-            identities: Identities::new(store.clone()),
+            identities: Identities::new(store.clone(), config.ref_ttl),
             refs: Refs::new(store.clone(), config.ref_ttl),
             snapshots: Snapshots::new(store.clone(), SNAPSHOT_MEMORY_BYTES),
             fills,
             limits: ClientLimits::new(&config.limits),
             looks: Flights::new(tasks.clone()),
             histories: Flights::new(tasks.clone()),
+            outside: cache(10_000, UNKNOWN_TTL),
             facts_flights: Flights::new(tasks.clone()),
             tree_flights: Flights::new(tasks.clone()),
             node_flights: Flights::new(tasks.clone()),

@@ -8,7 +8,6 @@ use futures_util::{StreamExt as _, TryStreamExt as _};
 
 use super::{
     Asker, Error, Gateway, Result,
-    commit::from_upstream,
     known::Known,
     snapshot::{BadSnapshot, Bounds, Piece, gather},
     view::View,
@@ -47,17 +46,17 @@ impl Gateway {
 
     async fn learn_folder(self, name: FolderKey, purpose: Purpose) -> Result<Arc<Piece>> {
         let (repo, commit, path) = (&name.0, name.1, name.2.as_ref());
-        let pages = self.upstream.folder(repo, commit, path, purpose);
+        let pages = self.upstream.folder(&self.called(repo).await?, commit, path, purpose);
         let bounds = Bounds { nodes: self.config.limits.tree_nodes, large: &self.large_trees };
-        let gathered = gather(repo, commit, pages, None, bounds).await;
-        let (mut nodes, _place) = gathered.map_err(|bad| match bad {
-            BadSnapshot::Upstream(error) => {
-                self.note_outage(Some(&error));
-                from_upstream(error, repo, &commit.into())
+        let (mut nodes, _place) = match gather(repo, commit, pages, None, bounds).await {
+            Ok(gathered) => gathered,
+            Err(BadSnapshot::Upstream(error)) => {
+                self.note_outage(repo, Some(&error));
+                return Err(self.failed(repo, &commit.into(), error).await);
             }
-            bad @ BadSnapshot::TooLarge { .. } => Error::TooMany(bad.to_string()),
-            bad @ BadSnapshot::Insane { .. } => Error::Insane(bad.to_string()),
-        })?;
+            Err(bad @ BadSnapshot::TooLarge { .. }) => return Err(Error::TooMany(bad.to_string())),
+            Err(bad @ BadSnapshot::Insane { .. }) => return Err(Error::Insane(bad.to_string())),
+        };
         if let Some(stray) = nodes.iter().find(|node| !node.is_listed(path, false)) {
             return Err(Error::Insane(format!(
                 "{repo}@{commit}: a folder's list names {}, which is not in it",
@@ -159,9 +158,12 @@ impl Gateway {
     }
 
     async fn learn_nodes(self, (repo, commit, paths): NodesKey, purpose: Purpose) -> Result<Arc<Vec<TreeNode>>> {
-        let entries = self.upstream.paths_info(&repo, commit, &paths, purpose).await;
+        let entries = self.upstream.paths_info(&self.called(&repo).await?, commit, &paths, purpose).await;
         self.note_outage(&repo, entries.as_ref().err());
-        let entries = entries.map_err(|error| from_upstream(error, &repo, &commit.into()))?;
+        let entries = match entries {
+            Ok(entries) => entries,
+            Err(error) => return Err(self.failed(&repo, &commit.into(), error).await),
+        };
         let mut nodes = Vec::with_capacity(entries.len());
         for entry in entries {
             nodes.push(entry.into_node().map_err(|masked| Error::Insane(format!("{repo}@{commit}: {masked}")))?);

@@ -82,13 +82,13 @@ impl Gateway {
         let missing = |commit, missing: String| Ok(Publishability::Incomplete { commit, missing });
         // Asked in any case: the revision itself may not be allowed any more.
         let meant = self.last_commit(asked, revision).await?;
-        let Some(identity) = self.identities.of(asked).await? else {
+        let Some(names) = self.identities.names(asked).await? else {
             return missing(None, format!("nothing of {asked} is stored"));
         };
         let Some(commit) = commit.or(meant) else {
             return missing(None, format!("which commit {revision} of {asked} means is not known here"));
         };
-        if self.snapshots.find(&identity.canonical, commit).await?.is_none() {
+        if self.stored_home(&names, commit).await?.is_none() {
             return missing(Some(commit), format!("the list of its files ({asked}@{commit})"));
         }
         let view = self.view(&Asker::job("publish"), asked, &commit.into()).await?;
@@ -179,8 +179,7 @@ impl Gateway {
         must_be_locked: bool,
     ) -> Result<()> {
         let (policy, today) = (self.policy.current(), OffsetDateTime::now_utc().date());
-        let canonical = self.canonical_name(asked).await?;
-        let repo = canonical.as_ref().unwrap_or(asked);
+        let repo = &self.called(asked).await?;
         let rule = policy.decide_names(asked, repo, today).map_err(|denial| self.denied(&denial))?.at(commit);
         policy.decide_commit(repo, commit).map_err(|denial| self.denied(&denial))?;
         if must_be_locked {
@@ -214,7 +213,8 @@ impl Gateway {
     pub async fn copies_not_denied(&self, asked: &Repo, commit: Commit, copies: &[PublishedCopy]) -> Result<()> {
         let policy = self.policy.current();
         let canonical = self.canonical_name(asked).await?;
-        for repo in [Some(asked), canonical.as_ref()].into_iter().flatten() {
+        let called = self.called(asked).await?;
+        for repo in [asked, &called].into_iter().chain(&canonical) {
             policy.decide_denied(repo).map_err(|denial| self.denied(&denial))?;
         }
         policy.decide_commit(asked, commit).map_err(|denial| self.denied(&denial))?;
@@ -224,9 +224,15 @@ impl Gateway {
         Ok(())
     }
 
-    /// The repo's canonical name, as far as it is stored.
+    /// The repo's canonical name as it was first seen, as far as it is stored.
     pub async fn canonical_name(&self, asked: &Repo) -> Result<Option<Repo>> {
         Ok(self.identities.of(asked).await?.map(|identity| identity.canonical.clone()))
+    }
+
+    /// Whether the repo that is asked for by this name is, or was, called `name`.
+    pub async fn is_called(&self, asked: &Repo, name: &Repo) -> Result<bool> {
+        let names = self.identities.names(asked).await?;
+        Ok(asked.same_name(name) || names.is_some_and(|names| names.all().any(|known| known.same_name(name))))
     }
 
     /// The commit that a revision meant at the newest look that is stored, or that a rule pins it to.
@@ -242,8 +248,8 @@ impl Gateway {
         if let Some(commit) = revision.as_commit() {
             return Ok(Some(commit));
         }
-        let Some(identity) = self.identities.of(asked).await? else { return Ok(None) };
-        Ok(self.refs.last(&identity.canonical, revision).await?.map(|record| record.commit))
+        let Some(names) = self.identities.names(asked).await? else { return Ok(None) };
+        Ok(self.last_look(&names, revision).await?.map(|record| record.commit))
     }
 }
 

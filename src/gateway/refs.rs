@@ -25,7 +25,7 @@ const MAX_LIST_BYTES: u64 = 16 * 1024 * 1024;
 
 /// How far a clock may be ahead of ours before what it wrote counts as of long ago: or one bad clock would
 /// hold a branch for ever.
-const MAX_SKEW: Duration = Duration::from_mins(5);
+pub(super) const MAX_SKEW: Duration = Duration::from_mins(5);
 
 /// How many stored refs of one repo are looked through.
 const MAX_REFS: usize = 10_000;

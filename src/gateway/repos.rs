@@ -124,16 +124,26 @@ impl Gateway {
         let (policy, today) = (self.policy.current(), OffsetDateTime::now_utc().date());
         let Ok(rule) = policy.decide_repo(repo, today) else { return Ok(None) };
         let identity = self.identities.of(repo).await?;
-        if identity.is_none_or(|identity| identity.canonical != *repo) {
+        if identity.is_none_or(|identity| identity.canonical != *repo) || !self.called(repo).await?.same_name(repo) {
             return Ok(None);
         }
         let revision = rule.default_revision();
         let commit = match revision.as_commit() {
             Some(pin) => pin,
-            None => match self.refs.last(repo, &revision).await? {
+            None if rule.allows_ref(revision.as_str()) => match self.refs.last(repo, &revision).await? {
                 Some(seen) => seen.commit,
                 None => return Ok(None),
             },
+            // The rule names revisions by a pattern alone.
+            None => {
+                let looks = self.refs.all(repo).await?.into_iter();
+                let allowed =
+                    looks.filter(|look| !look.revision.may_be_short_sha() && rule.shows_ref(look.revision.as_str()));
+                match allowed.max_by_key(|look| look.looked_at) {
+                    Some(seen) => seen.commit,
+                    None => return Ok(None),
+                }
+            }
         };
         let known = match self.snapshots.find(repo, commit).await? {
             Some(snapshot) => Known::Whole(snapshot),

@@ -106,7 +106,8 @@ impl Gateway {
     async fn stored_repo(&self, name: &Repo) -> Result<Option<(StoredRepo, bool)>> {
         let Some(identity) = self.identities.of(name).await? else { return Ok(None) };
         let repo = identity.canonical.clone();
-        let decided = self.policy.current().decide_repo(&repo, OffsetDateTime::now_utc().date());
+        let (called, today) = (self.called(&repo).await?, OffsetDateTime::now_utc().date());
+        let decided = self.policy.current().decide_names(&repo, &called, today);
         let mut found = StoredRepo {
             kind: repo.kind(),
             upstream_id: identity.upstream_id.clone(),

@@ -35,9 +35,9 @@ pub(super) struct Question<'a> {
     pub(super) today: Date,
 }
 
-/// Under which policy, on which day, of which repo as asked and as upstream calls it now, at which commit, by the facts
-/// of which look, and whether the whole tree was at hand.
-pub(super) type VerdictKey = (Sha256, Date, Repo, Repo, Commit, String, bool);
+/// Under which policy, on which day, of which repo as asked, as stored and as upstream calls it now, at which commit, by
+/// the facts of which look, and whether the whole tree was at hand.
+pub(super) type VerdictKey = (Sha256, Date, [Repo; 3], Commit, String, bool);
 
 /// A commit as it was asked, and the day.
 pub(super) type ViewKey = (Repo, Commit, Date);
@@ -90,8 +90,6 @@ impl Gateway {
     async fn view_anew(&self, asker: &Asker, asked: &Repo, revision: &Revision) -> Result<View> {
         let question = self.question(asked)?;
         let resolved = self.resolve(asker, &question.rule, asked, revision).await?;
-        // A renamed repo is asked about no further under a name that policy does not allow (I1).
-        self.allow_names(asked, &resolved.repo)?;
         let known = self.known(asker, &resolved).await?;
         let grant = self.grant(&question, &resolved, &known).await?;
         Ok(View { resolved, known, grant })
@@ -139,9 +137,9 @@ impl Gateway {
         known: &Known,
     ) -> Result<Arc<Grant>> {
         let whole = matches!(known, Known::Whole(_));
-        let (policy, asked, canonical) = (question.policy.digest(), question.asked.clone(), resolved.repo.clone());
+        let names = [question.asked.clone(), resolved.repo.clone(), self.called(question.asked).await?];
         let looked_at = known.facts().looked_at.clone();
-        let name = (policy, question.today, asked, canonical, resolved.commit, looked_at, whole);
+        let name = (question.policy.digest(), question.today, names, resolved.commit, looked_at, whole);
         let verdict = match self.verdicts.get(&name).await {
             Some(verdict) => verdict,
             None => {
@@ -166,7 +164,7 @@ impl Gateway {
 
     async fn decide(&self, question: &Question<'_>, resolved: &Resolved, known: &Known) -> Result<Verdict> {
         let Question { policy, rule, asked, today } = question;
-        let facts = self.policy_facts(resolved, known.facts()).await?;
+        let facts = self.policy_facts(asked, resolved, known.facts()).await?;
         let approved = match policy.decide_facts(rule, asked, &facts, *today) {
             Ok(approved) => approved,
             Err(denial) => return Ok(Err(denial)),
@@ -185,8 +183,13 @@ impl Gateway {
         Ok(Ok(Arc::new(Grant { asked, facts, approved, policy: policy.clone(), upstream_id, warning })))
     }
 
-    /// Upstream's facts as policy asks for them.
-    pub(super) async fn policy_facts(&self, resolved: &Resolved, facts: &Facts) -> Result<policy::RepoFacts> {
+    /// Upstream's facts as policy asks for them, of a repo that was asked for under this name.
+    pub(super) async fn policy_facts(
+        &self,
+        asked: &Repo,
+        resolved: &Resolved,
+        facts: &Facts,
+    ) -> Result<policy::RepoFacts> {
         let identity =
             |of: &super::identity::Identity| policy::Identity { id: of.upstream_id.clone(), author: of.author.clone() };
         let text = |field: &str| facts.info.get(field).and_then(|value| value.as_str()).map(ToOwned::to_owned);
@@ -196,12 +199,15 @@ impl Gateway {
                 .get(field)
                 .is_some_and(|value| !matches!(value, serde_json::Value::Bool(false) | serde_json::Value::Null))
         };
-        let first_seen = self.identities.of(&resolved.repo).await?;
+        let mut first_seen = Vec::new();
+        for name in [asked, &resolved.repo] {
+            first_seen.extend(self.identities.of(name).await?.as_deref().map(identity));
+        }
         Ok(policy::RepoFacts {
-            canonical: resolved.repo.clone(),
+            canonical: self.called(asked).await?,
             commit: resolved.commit,
             identity: policy::Identity { id: text("_id"), author: text("author") },
-            first_seen: first_seen.as_deref().map(identity),
+            first_seen,
             gated: flag("gated"),
             private: flag("private"),
             disabled: flag("disabled"),

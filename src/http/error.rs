@@ -127,7 +127,9 @@ fn upstream_face(error: &upstream::Error, form: &Form) -> Face {
             // The origin may say minutes; a client would sleep as long (PROTOCOL section 6).
             busy(text, (*retry_after).min(Duration::from_secs(30)), form)
         }
-        ErrorKind::Unreachable
+        // A new name is known by now, and the next question is put under it.
+        ErrorKind::Moved(_)
+        | ErrorKind::Unreachable
         | ErrorKind::Timeout
         | ErrorKind::Server(_)
         | ErrorKind::BeyondProxy { .. }

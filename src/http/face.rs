@@ -133,7 +133,12 @@ mod tests {
 
     #[test]
     fn texts_are_one_line_of_ascii_in_headers() {
-        let refusal = Refusal { text: "no\r\nX-Forged: 1\t\u{e9}\u{7f}".into(), rule: Some("r".into()), kind: None };
+        let refusal = Refusal {
+            text: "no\r\nX-Forged: 1\t\u{e9}\u{7f}".into(),
+            rule: Some("r".into()),
+            kind: None,
+            denial: None,
+        };
         let mut face = Face::new(StatusCode::FORBIDDEN, refusal.text.clone());
         face.refusal = Some(refusal);
         let response = face.respond(true);

@@ -86,7 +86,7 @@ impl Shared {
 
     /// A repo that a client was refused may be what somebody should review.
     fn note_refusal(&self, ask: &Ask<'_>, problem: &Error, visit: &Visit) {
-        if let (Error::Denied(Refusal { text, rule, kind: Some(kind) }), Some(repo)) = (problem, &visit.repo) {
+        if let (Error::Denied(Refusal { text, rule, kind: Some(kind), .. }), Some(repo)) = (problem, &visit.repo) {
             let (who, rule) = (&ask.asker.label(), rule.as_deref());
             self.admin.note_refusal(&admin::Refused { repo, who, kind: *kind, rule, text });
         }

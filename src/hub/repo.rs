@@ -130,6 +130,12 @@ impl Repo {
         self.id.replace('/', "--")
     }
 
+    /// The name in lower case, the same for all spellings of it.
+    #[must_use]
+    pub fn folded(&self) -> Self {
+        Self { kind: self.kind, id: self.id.to_ascii_lowercase().into() }
+    }
+
     /// Whether both names mean one repo on the Hub, which ignores case.
     pub fn same_name(&self, other: &Self) -> bool {
         self.kind == other.kind && self.id.eq_ignore_ascii_case(&other.id)

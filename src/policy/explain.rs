@@ -1,7 +1,10 @@
 //! "What would this repo get, and why?": the decisions on a repo as a value with a stable text, for
 //! `hubgate policy explain` and the admin API.
 
-use std::fmt;
+use std::{
+    collections::{BTreeMap, HashMap},
+    fmt,
+};
 
 use serde::Serialize;
 use time::Date;
@@ -11,7 +14,7 @@ use super::{
     facts::{Approved, RepoFacts},
     files::FileVerdict,
     license::LicenseFound,
-    rule::{RevisionVerdict, Rule},
+    rule::{HookDemand, RevisionVerdict, Rule},
     set::PolicySet,
 };
 use crate::hub::{BlobId, Commit, Repo, RepoKind, RepoPath, Revision, Sha256};
@@ -26,12 +29,18 @@ pub struct Question<'a> {
     pub repo: &'a Repo,
     /// The revision as it was asked.
     pub revision: &'a Revision,
+    /// The rule with the lock that says what the revision means, where that is not the one of the name that was asked.
+    pub locked: Option<&'a Rule>,
     /// Where policy asks for it: whether the commit was found stored or in the history of an allowed branch or tag.
     pub in_history: Option<bool>,
+    /// What clients are refused with before upstream's facts are put to policy.
+    pub refused: Option<&'a Denial>,
     /// Upstream's facts for the commit, from the store or from upstream; `None` while they are not known.
     pub facts: Option<&'a RepoFacts>,
     /// The commit's files, their sizes and how the Hub names their content, where the tree is known.
     pub files: Option<&'a [(RepoPath, u64, BlobId)]>,
+    /// Files that are refused for what their names don't tell: their content, or that the hook has not passed on them.
+    pub refused_files: &'a HashMap<RepoPath, Denial>,
     /// Further lines, such as "gone upstream since 2026-11-01; what is stored is served".
     pub notes: &'a [String],
     /// `policy.contact`.
@@ -82,7 +91,7 @@ pub enum Verdict {
 /// One stage.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Step {
-    /// `repo`, `revision`, `upstream`, `licence` or `files`.
+    /// `repo`, `revision`, `upstream`, `licence`, `content`, `hook` or `files`.
     pub stage: &'static str,
     /// How it ended.
     pub verdict: Verdict,
@@ -159,13 +168,22 @@ impl Explanation {
         self.step("repo", Verdict::Allowed, &format!("rule {} ({}) names {}", rule.name, rule.source, rule.repo));
 
         let revision = question.revision;
-        match (rule.decide_revision(revision)?, question.in_history) {
-            (RevisionVerdict::Allowed, _) if rule.is_locked() => {
+        let deciding = question.locked.unwrap_or(&rule);
+        let verdict = deciding.decide_revision(revision)?;
+        if let Some(denial) = question.refused {
+            // Upstream's name for it, or what it says of it: the revision was let through before.
+            if stage_of(denial.kind()) == "upstream" {
+                self.step("revision", Verdict::Allowed, &format!("{revision} is allowed"));
+            }
+            return Err(denial.clone());
+        }
+        match (verdict, question.in_history) {
+            (RevisionVerdict::Allowed, _) if deciding.is_locked() => {
                 self.step("revision", Verdict::Allowed, &format!("{revision} is in the lock"));
             }
             (RevisionVerdict::Allowed, _) => self.step("revision", Verdict::Allowed, &format!("{revision} is allowed")),
             (RevisionVerdict::PinnedTo(commit), _) => {
-                self.step("revision", Verdict::Allowed, &fixed(&rule, revision, commit));
+                self.step("revision", Verdict::Allowed, &fixed(deciding, revision, commit));
             }
             (RevisionVerdict::NeedsHistory, Some(true)) => {
                 let text = format!("{revision} is stored or in the history of an allowed branch or tag");
@@ -186,7 +204,7 @@ impl Explanation {
         let approved = policy.decide_facts(&rule, question.repo, facts, today)?;
         self.passes(&rule, facts, &approved, today);
         if let Some(files) = question.files {
-            self.files(&approved.rule, files)?;
+            self.files(&approved.rule, files, question.refused_files)?;
         }
         Ok(())
     }
@@ -213,23 +231,44 @@ impl Explanation {
         self.license = Some(license.clone());
     }
 
-    fn files(&mut self, rule: &Rule, files: &[(RepoPath, u64, BlobId)]) -> Result<(), Denial> {
+    fn files(
+        &mut self,
+        rule: &Rule,
+        files: &[(RepoPath, u64, BlobId)],
+        refused: &HashMap<RepoPath, Denial>,
+    ) -> Result<(), Denial> {
         if let Some(denial) = rule.hides_all_weights(files.iter().map(|(path, ..)| path)) {
             return Err(denial);
         }
         let mut summary = FileSummary { served: 0, served_bytes: 0, withheld: Vec::new(), refused: Vec::new() };
+        let mut stages: BTreeMap<&'static str, (Denial, usize)> = BTreeMap::new();
         for (path, size, blob) in files {
             let reason = |denial: Denial| FileReason { path: path.clone(), reason: denial.reason().to_owned() };
-            match rule.decide_file(path, *size, Some(*blob)) {
-                FileVerdict::Served => {
+            match (rule.decide_file(path, *size, Some(*blob)), refused.get(path)) {
+                (FileVerdict::Served, Some(denial)) => {
+                    let stage = stage_of_file(denial.kind());
+                    stages.entry(stage).or_insert_with(|| (denial.clone(), 0)).1 += 1;
+                    summary.refused.push(reason(denial.clone()));
+                }
+                (FileVerdict::Served, None) => {
                     summary.served += 1;
                     summary.served_bytes = summary.served_bytes.saturating_add(*size);
                 }
-                FileVerdict::Hidden(denial) => summary.withheld.push(reason(denial)),
-                FileVerdict::Refused(denial) => summary.refused.push(reason(denial)),
+                (FileVerdict::Hidden(denial), _) => summary.withheld.push(reason(denial)),
+                (FileVerdict::Refused(denial), _) => summary.refused.push(reason(denial)),
             }
         }
-        let refused = if rule.is_locked() { "too large or not as locked" } else { "too large" };
+        for (stage, (denial, count)) in &stages {
+            self.step(stage, Verdict::Refused, &format!("{count} of {} files: {}", files.len(), denial.reason()));
+        }
+        if rule.hook == HookDemand::Required && !stages.contains_key("hook") {
+            self.step("hook", Verdict::Allowed, "it has passed on the commit");
+        }
+        let refused = match (stages.is_empty(), rule.is_locked()) {
+            (false, _) => "refused",
+            (true, true) => "too large or not as locked",
+            (true, false) => "too large",
+        };
         let text = format!(
             "{} of {} files are served, {} bytes; {} withheld, {} {refused}",
             summary.served,
@@ -238,9 +277,18 @@ impl Explanation {
             summary.withheld.len(),
             summary.refused.len()
         );
-        self.step("files", Verdict::Allowed, &text);
+        let nothing_is_left = summary.served == 0;
         self.files = Some(summary);
-        Ok(())
+        match stages.into_values().next() {
+            Some((denial, _)) if nothing_is_left => {
+                self.step("files", Verdict::Refused, &text);
+                Err(denial)
+            }
+            _ => {
+                self.step("files", Verdict::Allowed, &text);
+                Ok(())
+            }
+        }
     }
 
     fn speaks(&mut self, rule: &Rule, today: Date) {
@@ -273,6 +321,11 @@ fn fixed(rule: &Rule, revision: &Revision, commit: Commit) -> String {
     }
 }
 
+/// The stage that refuses a file for what its name doesn't tell.
+fn stage_of_file(kind: DenialKind) -> &'static str {
+    if kind == DenialKind::HookNotPassed { "hook" } else { "content" }
+}
+
 /// The stage that gives a sort of refusal.
 fn stage_of(kind: DenialKind) -> &'static str {
     match kind {
@@ -283,11 +336,8 @@ fn stage_of(kind: DenialKind) -> &'static str {
         | DenialKind::LicenseUnknown
         | DenialKind::LicenseUnreadable
         | DenialKind::LicenseDisagrees => "licence",
-        DenialKind::FileHidden
-        | DenialKind::FileTooLarge
-        | DenialKind::LockDiffers
-        | DenialKind::NoWeights
-        | DenialKind::HookNotPassed => "files",
+        DenialKind::FileHidden | DenialKind::FileTooLarge | DenialKind::LockDiffers | DenialKind::NoWeights => "files",
+        DenialKind::HookNotPassed => "hook",
     }
 }
 
@@ -336,160 +386,4 @@ impl fmt::Display for Explanation {
 }
 
 #[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-    use crate::policy::{
-        Identity, LicenseClaims,
-        tests::{commit, day, policy},
-    };
-
-    const POLICY: &str = r#"
-        [licenses]
-        allow = ["apache-2.0"]
-        [files]
-        deny = ["*.bin"]
-        [[allow]]
-        name = "tiny"
-        repo = "acme/tiny"
-        pin = "c9745ed1d9f207416be6d2e6f8de32d1f16199bf"
-        max_file_size = "1 kB"
-        approved_by = "legal@example.com"
-        ticket = "SEC-1"
-        expires = "2026-12-01"
-        [[allow]]
-        name = "all"
-        repo = "acme/*"
-    "#;
-
-    fn facts(license: &str) -> RepoFacts {
-        RepoFacts {
-            canonical: "acme/tiny".parse().unwrap(),
-            commit: commit(),
-            identity: Identity { id: None, author: Some("acme".into()) },
-            first_seen: None,
-            gated: false,
-            private: false,
-            disabled: false,
-            license: LicenseClaims::read(Some(format!("---\nlicense: {license}\n---\n").as_bytes()), &json!({})),
-        }
-    }
-
-    fn blob() -> BlobId {
-        BlobId::Sha256(Sha256::of(b"x"))
-    }
-
-    fn ask(
-        repo: &str,
-        revision: &str,
-        facts: Option<&RepoFacts>,
-        files: Option<&[(RepoPath, u64, BlobId)]>,
-    ) -> Explanation {
-        let question = Question {
-            repo: &repo.parse().unwrap(),
-            revision: &revision.parse().unwrap(),
-            in_history: None,
-            facts,
-            files,
-            notes: &[],
-            contact: Some("legal@example.com"),
-        };
-        explain(&policy(POLICY), &question, day("2026-11-24"))
-    }
-
-    #[test]
-    fn an_allowed_repo_is_explained_to_the_last_file() {
-        let files: Vec<(RepoPath, u64, BlobId)> =
-            [("config.json", 10), ("model.safetensors", 500), ("m.bin", 1), ("x.gguf", 1001)]
-                .map(|(path, size)| (path.parse().unwrap(), size, blob()))
-                .into();
-        let answer = ask("acme/tiny", "main", Some(&facts("apache-2.0")), Some(&files));
-        let text = answer.to_string();
-        let digest = answer.policy_sha256.to_string();
-        assert_eq!(
-            text.replace(&digest, "DIGEST"),
-            "model acme/tiny @ main\n  \
-             policy    DIGEST\n  \
-             rule      tiny, approved by legal@example.com, ticket SEC-1, expires 2026-12-01\n  \
-             repo      ok       rule tiny (policy.toml:6) names acme/tiny\n  \
-             revision  ok       main means the pinned commit c9745ed1d9f207416be6d2e6f8de32d1f16199bf\n  \
-             upstream  ok       commit c9745ed1d9f207416be6d2e6f8de32d1f16199bf, neither gated nor private, owner acme\n  \
-             licence   ok       apache-2.0, found in the README.md front matter\n  \
-             files     ok       2 of 4 files are served, 510 bytes; 1 withheld, 1 too large\n                     \
-             m.bin is withheld (files.deny *.bin)\n                     \
-             x.gguf has 1001 bytes, more than max_file_size allows (1000 bytes)\n  \
-             note      rule tiny ends in 7 days, after 2026-12-01; then acme/tiny is refused\n\
-             Allowed.\n"
-        );
-        let json = serde_json::to_value(&answer).unwrap();
-        assert_eq!(json["verdict"], "allowed");
-        assert_eq!(json["license"]["ids"], json!(["apache-2.0"]));
-        assert_eq!(json["files"]["withheld"][0]["path"], "m.bin");
-    }
-
-    #[test]
-    fn a_refusal_shows_the_stage_and_the_text_that_clients_see() {
-        let mpl = facts("mpl-2.0");
-        let other = "1111111111111111111111111111111111111111";
-        let cases = [
-            (ask("evil/x", "main", None, None), "repo"),
-            (ask("acme/tiny", other, None, None), "revision"),
-            (ask("acme/tiny", "main", Some(&mpl), None), "licence"),
-            (
-                ask("acme/tiny", "main", Some(&facts("apache-2.0")), Some(&[("m.bin".parse().unwrap(), 1, blob())])),
-                "files",
-            ),
-        ];
-        for (answer, stage) in cases {
-            let last = answer.steps.last().unwrap();
-            assert_eq!((last.stage, last.verdict, answer.verdict), (stage, Verdict::Refused, Verdict::Refused));
-            let message = answer.denial.as_ref().unwrap().message(Some("legal@example.com"));
-            assert!(answer.to_string().ends_with(&format!("Refused. Clients see: {message}\n")), "{answer}");
-        }
-    }
-
-    #[test]
-    fn a_locked_repo_is_explained_by_its_lock() {
-        use crate::policy::{load::tests::locked_policy, lock::tests::*};
-        let entry = locked("acme/tiny", "main", ONE);
-        let config = entry.files[&"config.json".parse::<RepoPath>().unwrap()];
-        let text = POLICY.replace("pin = \"c9745ed1d9f207416be6d2e6f8de32d1f16199bf\"", "");
-        let set = locked_policy(&text, &lock(vec![entry]).to_toml()).unwrap();
-        let facts = RepoFacts { commit: ONE.parse().unwrap(), ..facts("apache-2.0") };
-        let other = ("model.safetensors".parse().unwrap(), 10, file(10, 'c', false).blob);
-        let files = [("config.json".parse().unwrap(), 2, config.blob), other, ("new".parse().unwrap(), 1, config.blob)];
-        let (repo, revision) = (&"acme/tiny".parse().unwrap(), &"main".parse().unwrap());
-        let question = Question {
-            repo,
-            revision,
-            in_history: None,
-            facts: Some(&facts),
-            files: Some(&files),
-            notes: &[],
-            contact: None,
-        };
-        let told = explain(&set, &question, day("2026-11-24")).to_string();
-        for line in [
-            &format!("  revision  ok       main means the locked commit {ONE} (models.lock:5)\n"),
-            "  files     ok       1 of 3 files are served, 2 bytes; 1 withheld, 1 too large or not as locked\n",
-            "new is withheld (not in the lock)\n",
-            &format!("model.safetensors of acme/tiny@{ONE} has sha256 cccc"),
-        ] {
-            assert!(told.contains(line), "{told}\n{line}");
-        }
-        let question = Question { revision: &"v1".parse().unwrap(), facts: None, files: None, ..question };
-        let told = explain(&set, &question, day("2026-11-24"));
-        let last = told.steps.last().unwrap();
-        assert_eq!((last.stage, last.verdict), ("revision", Verdict::Refused));
-        assert!(last.text.contains("v1 of acme/tiny is not in the lock"), "{}", last.text);
-    }
-
-    #[test]
-    fn what_is_not_known_is_said_to_be_unknown() {
-        let answer = ask("acme/tiny", "main", None, None);
-        assert_eq!(answer.verdict, Verdict::Undecided);
-        let answer = ask("acme/x", "1111111", None, None);
-        assert_eq!(answer.steps[1].verdict, Verdict::Undecided);
-    }
-}
+mod tests;

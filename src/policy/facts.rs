@@ -23,8 +23,9 @@ pub struct RepoFacts {
     pub commit: Commit,
     /// Who it is now.
     pub identity: Identity,
-    /// Who it was when it was first seen; `None` when it was never seen before.
-    pub first_seen: Option<Identity>,
+    /// Who it was when it was first seen, under the name that was asked and the one that it is stored under; none where
+    /// it was never seen before.
+    pub first_seen: Vec<Identity>,
     /// `gated` is "auto" or "manual".
     pub gated: bool,
     /// `private`.
@@ -47,7 +48,7 @@ pub struct Identity {
 /// A repo at a commit that policy lets through: what the manifest records of it.
 #[derive(Debug, Clone)]
 pub struct Approved {
-    /// The canonical name, under which it is stored.
+    /// The name that upstream calls it by.
     pub repo: Repo,
     /// The commit.
     pub commit: Commit,
@@ -130,17 +131,18 @@ impl Rule {
                 now => changed("id on the Hub", now.as_deref().unwrap_or("not stated"), approved),
             };
         }
-        let before = [self.locked_identity(), facts.first_seen.as_ref()];
-        // One by one: a lock that has neither is no word on whose the repo was.
-        let id = before.iter().flatten().find_map(|identity| identity.id.as_ref());
-        let author = before.iter().flatten().find_map(|identity| identity.author.as_ref());
-        if let (Some(now), Some(before)) = (&now.id, id)
-            && now != before
+        // Id and author apart: a lock that has neither is no word on whose the repo was.
+        let locked = |part: fn(&Identity) -> Option<&String>| self.locked_identity().and_then(part);
+        let seen = |part: fn(&Identity) -> Option<&String>| facts.first_seen.iter().filter_map(part);
+        let before = |part| locked(part).into_iter().chain(seen(part).filter(move |_| locked(part).is_none()));
+        if let Some(now) = &now.id
+            && let Some(before) = before(|identity| identity.id.as_ref()).find(|before| *before != now)
         {
             return changed("id on the Hub", now, before);
         }
-        if let (Some(now), Some(before)) = (&now.author, author)
-            && !now.eq_ignore_ascii_case(before)
+        if let Some(now) = &now.author
+            && let Some(before) =
+                before(|identity| identity.author.as_ref()).find(|before| !before.eq_ignore_ascii_case(now))
         {
             return changed("author", now, before);
         }
@@ -162,7 +164,7 @@ mod tests {
             canonical: canonical.parse().unwrap(),
             commit: commit(),
             identity: Identity { id: Some("id1".into()), author: Some("acme".into()) },
-            first_seen: None,
+            first_seen: Vec::new(),
             gated: false,
             private: false,
             disabled: false,
@@ -212,7 +214,7 @@ mod tests {
     #[test]
     fn another_owner_under_the_same_name_is_refused_until_the_rule_names_its_id() {
         let seen = |id: Option<&str>, author: Option<&str>| RepoFacts {
-            first_seen: Some(Identity { id: id.map(Into::into), author: author.map(Into::into) }),
+            first_seen: vec![Identity { id: id.map(Into::into), author: author.map(Into::into) }],
             ..facts("acme/x")
         };
         let changed = Some(DenialKind::OwnerChanged);

@@ -185,8 +185,7 @@ impl Publisher {
             return Ok(outcomes);
         }
         for wanted in &self.0.wanted {
-            if wanted.repo.same_name(repo) || self.0.gateway.canonical_name(&wanted.repo).await?.as_ref() == Some(repo)
-            {
+            if self.0.gateway.is_called(&wanted.repo, repo).await? {
                 let outcome = self.publish(&wanted.repo, &wanted.revision, Again::Later).await?;
                 outcomes.push((wanted.repo.clone(), outcome));
             }

@@ -18,8 +18,7 @@ impl Publisher {
             let repo = &target.repo;
             let mut is_wanted = self.0.wanted.is_empty();
             for wanted in &self.0.wanted {
-                is_wanted |= wanted.repo.same_name(repo)
-                    || self.0.gateway.canonical_name(&wanted.repo).await?.is_some_and(|name| name.same_name(repo));
+                is_wanted |= self.0.gateway.is_called(&wanted.repo, repo).await?;
             }
             let why = match target.commit {
                 _ if record.prefix != place => format!("publish.prefix is {place} now"),

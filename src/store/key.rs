@@ -48,6 +48,11 @@ impl Key {
         Self(format!("repos/{}.json", of_repo(repo)))
     }
 
+    /// What upstream calls a repo now, once that is another name. One for all spellings of `repo`.
+    pub fn called(repo: &Repo) -> Self {
+        Self(format!("names/{}.json", of_repo(&repo.folded())))
+    }
+
     /// The last look at a revision.
     pub fn reference(repo: &Repo, revision: &Revision) -> Self {
         Self(format!("refs/{}/{}.json", of_repo(repo), Sha256::of(revision.as_str().as_bytes())))
@@ -394,6 +399,7 @@ mod tests {
             Key::index(&repo, commit, &path),
             Key::reference(&repo, &revision),
             Key::identity(&repo),
+            Key::called(&repo),
             Key::snapshot(&repo, commit, "facts.json"),
             Key::blob(&Sha256::of(b"")),
         ];

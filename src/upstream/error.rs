@@ -6,6 +6,7 @@ use std::{fmt, sync::Arc, time::Duration};
 use http::StatusCode;
 
 use super::page::visible_text;
+use crate::hub::Repo;
 
 /// The origin's answers.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -26,6 +27,8 @@ pub struct Error {
 /// The ways in which the origin, or the hop to it, can fail us.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ErrorKind {
+    /// The repo that was asked about has this name now; nothing was asked under it. Policy must allow it first.
+    Moved(Repo),
     /// No such repo for us: 404 `RepoNotFound`, or a 401 that is not our token's fault (PROTOCOL 5.1).
     RepoNotFound,
     /// The repo has no such branch, tag, ref or commit.
@@ -120,7 +123,8 @@ impl Error {
     /// Nothing definite was learned about the repo: what is stored may be served as it is (I10).
     pub fn is_outage(&self) -> bool {
         match &self.kind {
-            ErrorKind::RepoNotFound
+            ErrorKind::Moved(_)
+            | ErrorKind::RepoNotFound
             | ErrorKind::RevisionNotFound
             | ErrorKind::EntryNotFound
             | ErrorKind::Gated(_)
@@ -158,6 +162,11 @@ impl Error {
         self.is_gone() || matches!(self.kind, ErrorKind::RevisionNotFound | ErrorKind::EntryNotFound)
     }
 
+    /// The name that the repo has now, where that is why nothing was asked.
+    pub fn moved_to(&self) -> Option<&Repo> {
+        if let ErrorKind::Moved(name) = &self.kind { Some(name) } else { None }
+    }
+
     /// Whether the same call may well succeed a moment later.
     pub fn is_worth_retrying(&self) -> bool {
         match self.kind {
@@ -183,6 +192,7 @@ impl Error {
     pub fn public_text(&self) -> String {
         match &self.kind {
             ErrorKind::RepoNotFound => "the origin has no such repo, or none that this gateway may see".into(),
+            ErrorKind::Moved(name) => format!("the repo is called {} now", name.id()),
             ErrorKind::RevisionNotFound => "the repo has no such revision".into(),
             ErrorKind::EntryNotFound => "the commit has no such file".into(),
             ErrorKind::Gated(_) => "the origin restricts this repo and this gateway's account has no access".into(),
@@ -228,6 +238,7 @@ impl ErrorKind {
 impl fmt::Display for ErrorKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Moved(name) => write!(f, "the repo is called {name} now"),
             Self::RepoNotFound => f.write_str("no such repo"),
             Self::RevisionNotFound => f.write_str("no such revision"),
             Self::EntryNotFound => f.write_str("no such entry"),

@@ -26,7 +26,10 @@ use super::{
     refusal::{self, Asked, Refusal},
     token::OwnToken,
 };
-use crate::telemetry::{Family, status_class};
+use crate::{
+    hub::{HubRoute, Repo},
+    telemetry::{Family, status_class},
+};
 
 /// Redirects that one question may take.
 const MOST_REDIRECTS: usize = 5;
@@ -40,6 +43,8 @@ const REFUSAL_LIMIT: usize = 64 << 10;
 /// What is asked.
 #[derive(Debug, Clone)]
 pub(super) struct Ask {
+    /// The repo that it is about: a redirect to another one is not followed.
+    pub(super) repo: Option<Repo>,
     pub(super) method: Method,
     pub(super) url: Url,
     pub(super) class: BudgetClass,
@@ -90,7 +95,8 @@ pub(super) struct Exchange {
 
 impl Exchange {
     /// Asks, follows redirects to allowed hosts, waits out 429s. The answer is a success; all else is an
-    /// error that says what it means.
+    /// error that says what it means. A redirect to another repo is such an error too, [`ErrorKind::Moved`]: of that
+    /// repo nothing is asked before policy has allowed its name.
     pub(super) async fn ask(&self, ask: &Ask) -> Result<Answer> {
         let mut url = ask.url.clone();
         for _ in 0..=MOST_REDIRECTS {
@@ -103,8 +109,23 @@ impl Exchange {
                 return Err(self.refused(answer).await.asking(&shown));
             }
             url = target(&answer).map_err(|error| error.asking(&shown))?;
+            if let Some(name) = self.other_repo(ask, &url) {
+                return Err(Error::new(ErrorKind::Moved(name)).asking(&shown));
+            }
         }
         Err(Error::malformed(format!("more than {MOST_REDIRECTS} redirects")).asking(&shown(&ask.method, &ask.url)))
+    }
+
+    /// The repo that a URL of the endpoint is about, where that is another one than was asked about, whatever its letters.
+    fn other_repo(&self, ask: &Ask, url: &Url) -> Option<Repo> {
+        let asked = ask.repo.as_ref().filter(|_| self.is_own(url))?;
+        let path = url.path().strip_prefix(self.endpoint.path().trim_end_matches('/'))?;
+        let route = HubRoute::parse(&ask.method, path, None).ok()?;
+        let readings = [route.other_reading(), Some(route)];
+        if readings.iter().flatten().filter_map(HubRoute::repo).any(|repo| repo.same_name(asked)) {
+            return None;
+        }
+        readings.into_iter().flatten().next_back()?.repo().cloned()
     }
 
     /// One request, again after each 429 of the endpoint.
@@ -231,6 +252,7 @@ impl Exchange {
             return Ok(is_good);
         }
         let ask = Ask {
+            repo: None,
             method: Method::GET,
             url: self.url("/api/whoami-v2")?,
             class: BudgetClass::Api,

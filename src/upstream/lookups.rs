@@ -39,8 +39,7 @@ const PARSED_INLINE: usize = 1 << 20;
 /// One look at a revision.
 #[derive(Debug, Clone)]
 pub struct Look {
-    /// The repo under the name that the Hub itself uses: other than what was asked after a rename, or where
-    /// the spelling differs.
+    /// The repo under the name that the Hub itself uses, in its spelling.
     pub repo: Repo,
     /// The commit that the revision means now.
     pub commit: Commit,
@@ -77,7 +76,8 @@ pub(super) struct Fetched {
 }
 
 impl Upstream {
-    /// Looks a revision up: its commit, the repo's canonical name and facts. Follows renames.
+    /// Looks a revision up: its commit, the repo's canonical name and facts. [`ErrorKind::Moved`] where it has another
+    /// name than was asked for, in more than its letters.
     pub async fn look(&self, repo: &Repo, revision: &Revision, purpose: Purpose) -> Result<Look> {
         let route = HubRoute::RepoInfo {
             repo: repo.clone(),
@@ -118,7 +118,7 @@ impl Upstream {
         purpose: Purpose,
     ) -> BoxStream<'static, Result<Vec<TreeEntry>>> {
         let (repo, revision, path) = (repo.clone(), commit.into(), path.cloned());
-        self.pages(&HubRoute::Tree { repo, revision, path, query: TreeQuery::default() }, purpose)
+        self.pages(&HubRoute::Tree { repo, revision, path, query: TreeQuery::default() }, purpose, purpose)
     }
 
     /// How many requests [`Upstream::paths_info`] of so many paths makes.
@@ -173,27 +173,28 @@ impl Upstream {
         self.pages(&HubRoute::Commits { repo: repo.clone(), revision: revision.clone(), query }, purpose, purpose)
     }
 
-    /// Whether a revision's history has this commit. Reads 50 pages at most.
+    /// Whether a revision's history has this commit, and how many pages of it were asked for: 51 at most.
     pub async fn history_contains(
         self: &Arc<Self>,
         repo: &Repo,
         revision: &Revision,
         commit: Commit,
         purpose: Purpose,
-    ) -> Result<InHistory> {
+    ) -> Result<(InHistory, usize)> {
         let mut pages = self.commits(repo, revision, purpose).take(HISTORY_PAGES + 1).enumerate();
-        let mut read = 0;
+        let (mut read, mut asked) = (0, 0);
         while let Some((number, page)) = pages.next().await {
             if number == HISTORY_PAGES {
-                return Ok(InHistory::NotAmong(read));
+                return Ok((InHistory::NotAmong(read), number + 1));
             }
             let page = page?;
             if page.iter().any(|known| known.id == commit) {
-                return Ok(InHistory::Yes);
+                return Ok((InHistory::Yes, number + 1));
             }
             read += page.len();
+            asked = number + 1;
         }
-        Ok(InHistory::No)
+        Ok((InHistory::No, asked))
     }
 
     /// `README.md` at a commit, its first `limit` bytes; `None` where the commit has none.
@@ -229,7 +230,8 @@ impl Upstream {
             _ => BudgetClass::Api,
         };
         let url = self.exchange.url(&route.to_string())?;
-        Ok(Ask { method: Method::GET, url, class, purpose, lane: Lane::LookUps, range: None, form: None })
+        let repo = route.repo().cloned();
+        Ok(Ask { repo, method: Method::GET, url, class, purpose, lane: Lane::LookUps, range: None, form: None })
     }
 
     /// Asks, and reads the answer, with retries of both.

@@ -68,7 +68,10 @@ const SIZE: u64 = 3_000_000;
 async fn a_look_tells_commit_facts_and_the_canonical_name() {
     let hub = hub().await;
     let upstream = upstream(&hub);
-    for asked in ["acme/tiny", "acme/small", "Acme/TINY", "tiny"] {
+    for former in ["acme/small", "tiny"] {
+        assert_eq!(look(&upstream, former).await.unwrap_err(), ErrorKind::Moved(repo("acme/tiny")), "{former}");
+    }
+    for asked in ["acme/tiny", "Acme/TINY"] {
         let look = look(&upstream, asked).await.unwrap();
         assert_eq!((look.repo, look.commit), (repo("acme/tiny"), commit(&hub, "acme/tiny")), "{asked}");
         assert!(look.info.siblings.unwrap().iter().any(|sibling| sibling.rfilename == WEIGHTS));
@@ -154,8 +157,10 @@ async fn paths_refs_history_and_readme_are_read() {
     let found = upstream.paths_info(&tiny, of, &asked, Client).await.unwrap();
     assert_eq!(found.iter().map(|entry| &entry.path).collect::<Vec<_>>(), [&asked[0], &asked[1]]);
 
-    let by_former_name = upstream.paths_info(&repo("acme/small"), of, &asked, Client).await.unwrap();
-    assert_eq!(by_former_name, found, "a POST is put again where a repo was renamed");
+    let by_former_name = upstream.paths_info(&repo("acme/small"), of, &asked, Client).await.unwrap_err();
+    assert_eq!(by_former_name.moved_to(), Some(&tiny), "of another name nothing is asked before policy has allowed it");
+    let misspelled = upstream.paths_info(&repo("ACME/Tiny"), of, &asked, Client).await.unwrap();
+    assert_eq!(misspelled, found, "a POST is put again where the name is spelled otherwise");
 
     let refs = upstream.refs(&tiny, false, Client).await.unwrap();
     assert!(refs.branches.iter().any(|branch| branch.name == "feature/x"));
@@ -164,7 +169,7 @@ async fn paths_refs_history_and_readme_are_read() {
     let of_tag: Commit = hub.commit("acme/tiny", "v1.0").parse().unwrap();
     let of_pr: Commit = hub.commit("acme/tiny", "refs/pr/1").parse().unwrap();
     for (known, expected) in [(of, InHistory::Yes), (of_tag, InHistory::Yes), (of_pr, InHistory::No)] {
-        let answer = upstream.history_contains(&tiny, &revision("main"), known, Client).await.unwrap();
+        let (answer, _) = upstream.history_contains(&tiny, &revision("main"), known, Client).await.unwrap();
         assert_eq!(answer, expected, "{known}");
     }
 

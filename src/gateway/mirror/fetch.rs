@@ -196,7 +196,7 @@ impl Gateway {
             match Follower::of(&fill, file.name()).follow(on_bytes).await {
                 FillEnd::Stored(sha256) => return Ok(Brought { sha256, fetched: true }),
                 FillEnd::Abandoned if tries < MAX_TRIES => tries += 1,
-                end => return Err(end.into_error()),
+                end => return Err(self.told_of_move(&file, end.into_error()).await),
             }
         }
     }

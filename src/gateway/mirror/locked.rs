@@ -121,13 +121,12 @@ impl Gateway {
         let at = stored.map_or_else(|| revision.clone(), Revision::from);
         let question = self.question(asked)?;
         let resolved = self.resolve(asker, &question.rule, asked, &at).await?;
-        self.allow_names(asked, &resolved.repo)?;
         if newest && resolved.stale {
             return Err(self.not_the_newest(&resolved.repo).await?);
         }
         let known = self.known(asker, &resolved).await?;
         let snapshot = self.whole(asker, &known).await?;
-        let facts = self.policy_facts(&resolved, &snapshot.facts).await?;
+        let facts = self.policy_facts(asked, &resolved, &snapshot.facts).await?;
         let grant = match self.grant(&question, &resolved, &Known::Whole(snapshot.clone())).await {
             Ok(grant) => Ok(grant),
             Err(Error::Denied(refusal)) => Err(refusal),
@@ -149,7 +148,7 @@ impl Gateway {
         }
         let locked = Locked {
             repo: asked.clone(),
-            canonical: (!asked.same_name(&resolved.repo)).then(|| resolved.repo.clone()),
+            canonical: Some(facts.canonical).filter(|canonical| !asked.same_name(canonical)),
             revision: revision.clone(),
             commit: resolved.commit,
             identity: facts.identity,

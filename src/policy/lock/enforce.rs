@@ -81,7 +81,8 @@ impl Rule {
         self.allows_ref(name) && (!self.is_locked() || self.locked(name).is_some())
     }
 
-    /// A revision under which to ask about the repo as such: its pin, `main`, else the first that it names.
+    /// A revision under which to ask about the repo as such: its pin, `main`, else the first that it names in full. `main`
+    /// too where it allows that not and names others by a pattern: see [`Rule::allows_ref`].
     pub fn default_revision(&self) -> Revision {
         if let Some(pin) = self.pin {
             return pin.into();
@@ -90,8 +91,8 @@ impl Rule {
             let entry = self.locked("main").or_else(|| self.locked_entries().next());
             return entry.map_or_else(Revision::main, |entry| entry.commit.into());
         }
-        let named = self.revisions().unwrap_or_default().iter().filter_map(|name| name.parse().ok());
-        if self.allows_ref("main") { Revision::main() } else { named.into_iter().next().unwrap_or_else(Revision::main) }
+        let named = if self.allows_ref("main") { None } else { self.named_revisions().into_iter().next() };
+        named.unwrap_or_else(Revision::main)
     }
 
     /// What a revision means under a lock: what was locked for it, or nothing.

@@ -169,6 +169,35 @@ async fn a_commit_that_only_an_earlier_policy_led_to_is_refused() {
     assert_eq!(gate.get(&format!("/acme/tiny/resolve/{sha}/config.json")).await.status, 200, "allowed again");
 }
 
+/// A rule may name its revisions by a pattern alone: what is asked of the repo as such is asked of one of those.
+#[tokio::test]
+async fn a_rule_without_main_answers_about_its_repo() {
+    let (_hub, gate) = world_under(&policy_of("\"apache-2.0\"", "\"v*\"")).await;
+    let refs = gate.get("/api/models/acme/tiny/refs").await;
+    assert_eq!(refs.status, 200, "{}", refs.text());
+    assert!(refs.text().contains("v1.0") && !refs.text().contains("refs/heads/main"), "{}", refs.text());
+    assert_eq!(gate.get("/api/models/acme/tiny/auth-check").await.status, 200);
+    assert_eq!(gate.get("/api/models/acme/tiny/revision/main").await.status, 403);
+}
+
+/// That nothing allowed leads to a commit is remembered for a moment, under this policy: a client that asks in a loop
+/// doesn't spend the gateway's budget at the Hub.
+#[tokio::test]
+async fn a_commit_outside_of_all_histories_is_searched_for_once() {
+    let (hub, gate) = world_under(&policy_of("\"apache-2.0\"", "\"main\"")).await;
+    hub.push("acme/tiny", "dev", NewCommit::new("on dev alone").file("config.json", "{}\n"));
+    let url = format!("/acme/tiny/resolve/{}/config.json", hub.commit("acme/tiny", "dev"));
+    assert_eq!(gate.get(&url).await.status, 403);
+    hub.reset_counters();
+    for _ in 0..3 {
+        let answer = gate.get(&url).await;
+        assert!(answer.header("x-error-message").contains("in the history of no allowed"), "{:?}", answer.headers);
+    }
+    assert_eq!(hub.counters().requests, 0, "{:#?}", hub.counters().paths);
+    gate.set_policy(&policy_of("\"apache-2.0\"", "\"main\", \"dev\"")).unwrap();
+    assert_eq!(gate.get(&url).await.status, 200, "forgotten with the policy");
+}
+
 /// Two rules that look for one commit at the same time each look among their own branches.
 #[tokio::test]
 async fn a_search_under_one_rule_answers_nobody_under_another() {

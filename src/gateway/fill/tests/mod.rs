@@ -171,7 +171,7 @@ impl Bench {
             canonical: repo.clone(),
             commit: "c".repeat(40).parse().unwrap(),
             identity: Identity::default(),
-            first_seen: None,
+            first_seen: Vec::new(),
             gated: false,
             private: false,
             disabled: false,

@@ -26,7 +26,7 @@ fn facts(canonical: &str, commit: &str) -> RepoFacts {
         canonical: canonical.parse().unwrap(),
         commit: commit.parse().unwrap(),
         identity: Identity { id: Some("id1".into()), author: Some("acme".into()) },
-        first_seen: None,
+        first_seen: Vec::new(),
         gated: false,
         private: false,
         disabled: false,
@@ -170,7 +170,7 @@ fn a_commit_or_an_owner_that_was_not_locked_is_refused_under_every_name() {
 #[test]
 fn an_entry_that_does_not_say_whose_repo_it_was_leaves_the_first_seen_owner_in_force() {
     let seen = |id: &str, author: &str| RepoFacts {
-        first_seen: Some(Identity { id: Some(id.into()), author: Some(author.into()) }),
+        first_seen: vec![Identity { id: Some(id.into()), author: Some(author.into()) }],
         ..facts("acme/x", ONE)
     };
     let changed = Err(DenialKind::OwnerChanged);
