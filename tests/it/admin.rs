@@ -151,8 +151,10 @@ async fn a_reload_is_in_the_audit_log_and_takes_effect() {
     assert_eq!((&first["who"], &first["what"], &first["seq"]), (&json!("otto"), &json!("policy.reload"), &json!(1)));
     assert_eq!((&first["from"], &newest["seq"]), (&json!("127.0.0.1"), &json!(2)));
     assert_eq!(first["request_id"], reply.header("x-request-id"));
-    let line = gate.access_log().into_iter().find(|line| line["request_id"] == first["request_id"]);
-    assert_eq!(line.unwrap()["client"], "otto");
+    // Written once the answer is over, which its client may see first.
+    let is_of_it = |line: &Value| line["request_id"] == first["request_id"];
+    eventually("its line is written", async || gate.access_log().iter().any(is_of_it)).await;
+    assert_eq!(gate.access_log().into_iter().find(is_of_it).unwrap()["client"], "otto");
     gate.stop().await;
 }
 

@@ -34,7 +34,7 @@ async fn a_digest_that_the_content_does_not_have_is_refused() {
 #[tokio::test]
 async fn a_size_that_the_content_does_not_have_is_refused() {
     for by in [1, -1] {
-        is_refused(FaultKind::LieSize { by }, Class::Tree, "the origin's answer makes no sense").await;
+        is_refused(FaultKind::LieSize { by }, Class::Tree, "another size than was announced").await;
     }
 }
 
