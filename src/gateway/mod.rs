@@ -3,6 +3,7 @@
 //! Knows no HTTP server, no status code and no AWS. Every question starts with policy, hits too; what is
 //! stored is answered from the store; only what is allowed and missing goes upstream.
 
+mod admission;
 mod answer;
 mod commit;
 mod error;
@@ -148,9 +149,9 @@ pub struct Parts {
     fills: Arc<Fills>,
     limits: ClientLimits,
     looks: Flights<(Repo, Revision, Purpose), commit::Looked>,
-    histories: Flights<commit::SearchKey, Option<Revision>>,
+    histories: Flights<admission::SearchKey, Option<Revision>>,
     /// Commits that no allowed branch or tag led to a moment ago.
-    outside: Cache<commit::SearchKey, ()>,
+    outside: Cache<admission::SearchKey, ()>,
     facts_flights: Flights<(Repo, Commit, Purpose), Arc<Fresh>>,
     tree_flights: Flights<(Repo, Commit), Arc<Snapshot>>,
     node_flights: Flights<NodesKey, Arc<Vec<TreeNode>>>,
