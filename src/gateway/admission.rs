@@ -1,6 +1,8 @@
 //! Whether a commit may be asked for by its sha: it is stored here, or in the history of a branch or tag that the rule
 //! allows. Anyone can open a pull request on an approved repo; its commits are reached by no allowed ref.
 
+use std::time::Duration;
+
 use super::{Asker, Gateway, Result, commit::Resolved, history, refs::RefRecord};
 use crate::{
     hub::{Commit, RefInfo, Repo, Revision, Sha256},
@@ -10,6 +12,9 @@ use crate::{
 
 /// How many refs' histories are searched for a commit.
 const MAX_HISTORIES: usize = 20;
+
+/// How long one history's pages may make the search wait for the asker's allowance.
+const MAX_DELAY: Duration = Duration::from_secs(5);
 
 /// A search for a commit in the histories of the branches and tags that a rule allows: the policy's digest, and where in
 /// it the rule stands.
@@ -92,7 +97,9 @@ impl Gateway {
             let Ok(revision) = history::asked_as(found).parse::<Revision>() else { continue };
             let contains = match self.upstream.history_contains(&called, &revision, commit, purpose).await {
                 Ok((contains, pages)) => {
-                    self.limits.settle(asker, pages).await;
+                    // Others may wait for this search, and not for longer than an allowance takes at most.
+                    let paid = self.limits.settle(asker, pages);
+                    let _ = tokio::time::timeout(MAX_DELAY, paid).await;
                     contains
                 }
                 Err(error) => return Err(self.failed(repo, &commit.into(), error).await),

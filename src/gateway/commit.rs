@@ -314,7 +314,8 @@ impl Gateway {
                 look => break look,
             }
         };
-        self.note_outage(&asked, look.as_ref().err());
+        let called = self.called(&asked).await.unwrap_or_else(|_| asked.clone());
+        self.note_outage(&called, look.as_ref().err());
         let look = match look {
             Ok(look) => look,
             Err(error) => {

@@ -110,7 +110,7 @@ impl Gateway {
             && wanted.range.start > 0
         {
             // Before the mark is looked at: a fill that ends stored takes its own away first.
-            let live = self.fills.read_by(&FillKey::Sha256(sha256), &asker.label());
+            let live = self.fills.read_by(&FillKey::Sha256(sha256), &asker.label(), wanted.range.start);
             if let Some(mark) = taint_mark(&*self.store, &sha256).await? {
                 match (live, on_whole) {
                     // What this client has is of this very fill, and so must the rest be.
@@ -146,6 +146,8 @@ impl Gateway {
                     Some(hit) => Ok(hit),
                     None => self.open_by_fill(asker, file, wanted).await,
                 },
+                // Those that it was for; not us.
+                FillEnd::Denied(_) => self.open_by_fill(asker, file, wanted).await,
                 end => Err(end.into_error()),
             },
         }

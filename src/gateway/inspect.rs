@@ -123,7 +123,7 @@ impl Gateway {
             code: Vec::new(),
             code_files: 0,
         };
-        let mut pages = self.upstream.tree(&look.repo, look.commit, PURPOSE);
+        let mut pages = self.upstream.tree(&look.repo, look.commit, PURPOSE, PURPOSE);
         while let Some(page) = pages.try_next().await.map_err(failed)? {
             for entry in page.into_iter().filter(|entry| entry.kind == EntryKind::File) {
                 inspection.count(entry.path, entry.lfs.map_or(entry.size, |lfs| lfs.size));

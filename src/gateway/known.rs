@@ -203,7 +203,9 @@ impl Gateway {
 
     pub(super) async fn learn_tree(self, fresh: Arc<Fresh>, purpose: Purpose) -> Result<Arc<Snapshot>> {
         let (repo, commit) = (&fresh.facts.repo, fresh.facts.commit);
-        let pages = self.upstream.tree(&self.called(repo).await?, commit, purpose);
+        // A tree of 300,000 nodes, whose info lists no files, is hundreds of requests; files are served by name meanwhile.
+        let rest = if fresh.siblings.is_none() { Purpose::Background } else { purpose };
+        let pages = self.upstream.tree(&self.called(repo).await?, commit, purpose, rest);
         let name = (repo.clone(), commit);
         let bounds = Bounds { nodes: self.config.limits.tree_nodes, large: &self.large_trees };
         match gather(repo, commit, pages, fresh.siblings.as_deref(), bounds).await {

@@ -56,6 +56,10 @@ impl Identities {
             && let Some(called) = self.called(asked).await?
             && next.as_ref().is_none_or(|next| next.looked_at < called.looked_at)
         {
+            // A name that was given up and is a repo's own again: what it led to before is another repo by now.
+            if called.name.same_name(asked) {
+                return Ok(Some(Names { now: called.name, before: Vec::new() }));
+            }
             next = Some(called);
         }
         while let Some(Called { name, .. }) = next.take()
@@ -73,7 +77,9 @@ impl Identities {
     pub(crate) async fn note_called(&self, asked: &Repo, name: &Repo, looked_at: OffsetDateTime) -> Result<bool> {
         let Some(names) = self.names(asked).await?.filter(|names| names.now != *name) else { return Ok(false) };
         let called = Called { name: name.clone(), looked_at };
-        for former in names.all().chain([asked]) {
+        // No redirect: the name is a repo's own again, and says nothing of the repo that it led to.
+        let led_here = (!name.same_name(asked)).then(|| names.all());
+        for former in led_here.into_iter().flatten().chain([asked]) {
             self.note(former, &called).await?;
         }
         // It may have been called otherwise in between.
@@ -91,6 +97,10 @@ impl Identities {
             return Ok(called);
         }
         let _turn = self.turns.take(&folded).await;
+        // Whoever had the turn before may have read it.
+        if let Some(called) = self.called.get(&folded).await {
+            return Ok(called);
+        }
         let called = self.read_called(&folded).await?;
         self.called.insert(folded, called.clone()).await;
         Ok(called)
@@ -121,4 +131,34 @@ impl Identities {
 
 fn corrupt(name: &Repo, error: &serde_json::Error) -> Error {
     Error { kind: ErrorKind::Corrupt(format!("not a name: {error}")), key: Some(Key::called(name)), source: None }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::gateway::identity::Identity;
+
+    fn repo(name: &str) -> Repo {
+        Repo::new(crate::hub::RepoKind::Model, name).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_name_that_is_given_to_another_repo_leads_to_the_renamed_one_no_more_and_says_nothing_of_it() {
+        let store = crate::manifest::testing::MemoryStore::new();
+        let names = Identities::new(store, Duration::from_mins(1));
+        let (old, new) = (repo("org/m"), repo("org/m-v1"));
+        let identity = |canonical: &Repo| Identity { canonical: canonical.clone(), upstream_id: None, author: None };
+        let now = OffsetDateTime::now_utc;
+        names.first_seen(&old, &identity(&old)).await.unwrap();
+        assert!(names.note_called(&old, &new, now()).await.unwrap());
+        names.first_seen(&old, &identity(&new)).await.unwrap();
+        let renamed = Names { now: new.clone(), before: vec![old.clone()] };
+        assert_eq!(names.names(&old).await.unwrap(), Some(renamed));
+
+        assert!(names.note_called(&old, &old, now()).await.unwrap());
+        assert_eq!(names.names(&old).await.unwrap(), Some(Names { now: old, before: Vec::new() }));
+        assert_eq!(names.names(&new).await.unwrap(), Some(Names { now: new, before: Vec::new() }));
+    }
 }

@@ -44,7 +44,7 @@ impl Outage {
                 _,
             )) => {}
             Some((ErrorKind::Server(_) | ErrorKind::ProxyRefused { .. }, _)) => {
-                if seen.one.as_ref().is_some_and(|(other, at)| other != repo && is_fresh(*at)) {
+                if seen.one.as_ref().is_some_and(|(other, at)| !other.same_name(repo) && is_fresh(*at)) {
                     seen.all = Some(Instant::now());
                 }
                 seen.one = Some((repo.clone(), Instant::now()));
@@ -52,7 +52,7 @@ impl Outage {
             Some((_, true)) => seen.all = Some(Instant::now()),
             Some((_, false)) | None => {
                 seen.all = None;
-                if seen.one.as_ref().is_some_and(|(known, _)| known == repo) {
+                if seen.one.as_ref().is_some_and(|(known, _)| known.same_name(repo)) {
                     seen.one = None;
                 }
             }
@@ -72,7 +72,8 @@ impl Outage {
     /// Whether upstream could not be asked about this repo a moment ago.
     pub(super) fn is_of(&self, repo: &Repo) -> bool {
         let seen = self.seen();
-        seen.all.is_some_and(is_fresh) || seen.one.as_ref().is_some_and(|(known, at)| known == repo && is_fresh(*at))
+        seen.all.is_some_and(is_fresh)
+            || seen.one.as_ref().is_some_and(|(known, at)| known.same_name(repo) && is_fresh(*at))
     }
 
     fn seen(&self) -> MutexGuard<'_, Seen> {
@@ -90,9 +91,11 @@ impl Gateway {
         self.outage.note(repo, error);
     }
 
-    /// Whether what is removed now could not be fetched again: upstream is not to be asked, or did not answer last.
-    pub(crate) fn upstream_is_away(&self) -> bool {
-        self.upstream.status().is_degraded() || self.outage.is_of_all()
+    /// Whether what is removed now could be fetched again, by all that is known: upstream has answered this process, and
+    /// did so last.
+    pub(crate) fn upstream_has_answered(&self) -> bool {
+        let status = self.upstream.status();
+        status.last_success.is_some() && !status.is_degraded() && !self.outage.is_of_all()
     }
 
     /// Whether upstream could not be asked a moment ago: then what is stored answers at once.

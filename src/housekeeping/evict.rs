@@ -127,7 +127,7 @@ impl Evictor {
     /// # Errors
     /// As [`Evictor::evict`].
     pub async fn keep_bound(&self) -> Result<()> {
-        let apply = !self.gateway.upstream_is_away();
+        let apply = self.gateway.upstream_has_answered();
         let end = self.evict(apply).await?;
         if apply || end.fits {
             tell(&end);

@@ -87,7 +87,7 @@ impl Shared {
         let form = &ask.form;
         // Policy first, whatever is wrong with the question (PROTOCOL 16, 47), and before anything is held for it.
         self.gateway.names(repo)?;
-        let Ok(_place) = self.bodies.try_acquire() else { return Err(Refused::from(error::too_many_bodies(form))) };
+        let Ok(place) = self.bodies.try_acquire() else { return Err(Refused::from(error::too_many_bodies(form))) };
         let Ok(body) = timeout(BODY_WITHIN, Limited::new(body, LARGEST_BODY).collect()).await else {
             return Err(Refused::from(error::too_slow(BODY_WITHIN, form)));
         };
@@ -108,6 +108,7 @@ impl Shared {
                 return Err(Refused::from(error::bad_request(&problem.to_string(), form)));
             }
         };
+        drop((body, place));
         // A path that no commit can hold is one that isn't there, and those are left out.
         let paths: Vec<RepoPath> =
             request.paths.iter().filter_map(|path| path.trim_matches('/').parse().ok()).collect();

@@ -346,6 +346,14 @@ pub(super) fn no_store_yet(form: &Form, visit: &mut Visit) -> Response<Payload> 
     busy(text.into(), COME_BACK, form).respond(form.api)
 }
 
+/// What was withdrawn is not known: nothing may be served.
+pub(super) fn withdrawals_not_read(form: &Form, visit: &mut Visit) -> Response<Payload> {
+    let text = "hubgate is starting: the withdrawals have not been read yet; /-/readyz names one that can't be";
+    visit.route = "not_ready";
+    visit.reason = Some(text.into());
+    busy(text.into(), COME_BACK, form).respond(form.api)
+}
+
 /// A defect of ours: the request's end, not the process's.
 pub(super) fn panicked(panic: &Box<dyn Any + Send>, visit: &mut Visit) -> Response<Payload> {
     let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());

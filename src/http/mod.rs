@@ -216,8 +216,11 @@ impl Edge {
             return cors::preflight(parts);
         }
         let form = self.shared.form(parts, path);
-        if !self.shared.readiness.has_store() || !self.shared.admin.is_read() {
+        if !self.shared.readiness.has_store() {
             return error::no_store_yet(&form, visit);
+        }
+        if !self.shared.admin.is_read() {
+            return error::withdrawals_not_read(&form, visit);
         }
         let name = match self.shared.auth.caller(&parts.headers) {
             Caller::Known(name) => Some(name),

@@ -5,11 +5,7 @@
 //! it; a process that is killed leaves one that lags, which is no fault. Readers take the heads before the
 //! log, so that a log that grows meanwhile is never shorter than its head.
 
-use std::{
-    collections::{HashMap, VecDeque},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures_util::{StreamExt as _, TryStreamExt as _, future::ready};
@@ -88,18 +84,12 @@ async fn keep(store: Arc<dyn Store>, key: Key, mut told: watch::Receiver<Option<
     }
 }
 
-/// The time of the newest record that the heads of the last writers tell of: the last by name, who began last by
-/// their own clocks.
+/// The time of the newest record that the heads of the last writers tell of: those whose heads the store wrote last.
 pub(super) async fn newest_time(store: &dyn Store) -> store::Result<Option<OffsetDateTime>> {
-    let (mut keys, mut last) = (store.list(&Prefix::heads()), VecDeque::with_capacity(LAST_WRITERS));
-    while let Some(meta) = keys.try_next().await? {
-        if last.len() == LAST_WRITERS {
-            last.pop_front();
-        }
-        last.push_back(meta.key);
-    }
+    let mut heads: Vec<_> = store.list(&Prefix::heads()).map_ok(|meta| (meta.modified, meta.key)).try_collect().await?;
+    heads.sort_unstable_by(|a, b| b.cmp(a));
     let mut newest = None;
-    for key in last {
+    for (_, key) in heads.into_iter().take(LAST_WRITERS) {
         let body = match store.get(&key, LIMIT_BYTES).await {
             Err(error) if !of_one_object(&error) => return Err(error),
             body => body.ok().flatten(),

@@ -214,9 +214,11 @@ impl Manifest {
         index::entries_below(&*self.store, &Prefix::index_of_repo(repo))
     }
 
-    /// All entries of all commits, in no order that means anything; those that can't be read are passed over.
+    /// All entries of all commits, in no order that means anything. [`Error::Unsure`] at one that can't be read.
     pub fn all_entries(&self) -> BoxStream<'_, Result<Entry>> {
-        index::all_entries(&*self.store).try_filter_map(|(_, entry)| async { Ok(entry.ok()) }).boxed()
+        index::all_entries(&*self.store)
+            .and_then(|(key, entry)| async { entry.map_err(|problem| Error::Unsure { key, problem }) })
+            .boxed()
     }
 
     /// Drops what memory holds of a file, as when its blob turns out to be gone.

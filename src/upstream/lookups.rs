@@ -102,11 +102,11 @@ impl Upstream {
         repo: &Repo,
         commit: Commit,
         purpose: Purpose,
+        rest: Purpose,
     ) -> BoxStream<'static, Result<Vec<TreeEntry>>> {
         let query = TreeQuery { recursive: true, ..TreeQuery::default() };
         let route = HubRoute::Tree { repo: repo.clone(), revision: commit.into(), path: None, query };
-        // A tree of 300,000 nodes is hundreds of requests, and files are served by name meanwhile.
-        self.pages(&route, purpose, Purpose::Background)
+        self.pages(&route, purpose, rest)
     }
 
     /// What is right in a folder of a commit, or in its root, page by page.

@@ -1,10 +1,12 @@
 #!/usr/bin/env bash
 # readme.sh BINARY STANDIN: the README's own commands, as written there, from a folder that has nothing but the shipped policy. The Hub
 # is the stand-in; `cargo run --release --` is the binary, and what builds or installs is left out by name.
+set -euo pipefail
+unset ${!HUBGATE_@} ${!HF_@} HTTP_PROXY HTTPS_PROXY http_proxy https_proxy
 source "$(dirname "$0")/server.sh"
 HUBGATE=$(realpath "${1:?the hubgate binary}") STANDIN=$(realpath "${2:?the hub-standin binary}")
-HF=$CACHE/venv/hub240/bin/hf
-[ -x "$HF" ] || fail "there is no $HF; tests/infra/install.sh python makes it"
+HF=$(realpath "$CACHE/venv/hub240/bin/hf" 2>/dev/null || true)
+[ -x "$HF" ] || fail "there is no hf in $CACHE/venv/hub240; tests/infra/install.sh python makes it"
 WORK=$(mktemp -d)
 trap 'stop "$WORK/serve"; stop "$WORK/hub"; rm -rf "$WORK"' EXIT
 

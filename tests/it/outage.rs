@@ -127,9 +127,10 @@ async fn one_repo_that_the_hub_fails_on_is_no_outage_for_the_others() {
     let gate = stored(&hub).await;
     assert_eq!(gate.get("/acme/copy/resolve/main/model.safetensors").await.status, 200);
     hub.fault(
-        Fault::new(FaultKind::Status { code: 500, body: "broken".into(), headers: Vec::new() }).path("acme/tiny"),
+        Fault::new(FaultKind::Status { code: 500, body: "broken".into(), headers: Vec::new() }).path("*acme/tiny*"),
     );
     assert_eq!(gate.head(URL).await.status, 200);
+    assert!(hub.requests("*acme/tiny*").iter().any(|request| request.status == 500), "the Hub failed");
     let commit = hub.push("acme/copy", "refs/heads/main", NewCommit::new("later").file("new.txt", "x"));
     let new = gate.head("/acme/copy/resolve/main/new.txt").await;
     assert_eq!((new.status.as_u16(), new.header("x-repo-commit")), (200, &*commit), "the last known commit answered");

@@ -123,7 +123,7 @@ async fn a_tree_comes_whole_in_pages() {
     let hub = Standin::builder().fixtures().page_size(2).start().await;
     let upstream = upstream(&hub);
     let of = commit(&hub, "acme/tiny");
-    let pages: Vec<_> = upstream.tree(&repo("acme/tiny"), of, Client).try_collect().await.unwrap();
+    let pages: Vec<_> = upstream.tree(&repo("acme/tiny"), of, Client, Client).try_collect().await.unwrap();
     assert!(pages.len() > 3);
     let paths: Vec<String> = pages.concat().into_iter().map(|entry| entry.path.to_string()).collect();
     for expected in [WEIGHTS, "sub dir/filé #1 100%.txt", "empty.txt", "sub/dir"] {
@@ -141,7 +141,7 @@ async fn a_listing_that_leads_round_or_away_is_no_listing() {
     for link in [here, away, "<http://hub.example/x>; rel=next".to_owned()] {
         hub.clear_faults();
         hub.fault(Fault::new(FaultKind::SetHeader { name: "link".into(), value: link.clone() }));
-        let pages: Vec<_> = upstream.tree(&repo("acme/tiny"), of, Client).take(9).collect().await;
+        let pages: Vec<_> = upstream.tree(&repo("acme/tiny"), of, Client, Client).take(9).collect().await;
         let last = pages.last().unwrap().as_ref().unwrap_err();
         assert!(matches!(last.kind, ErrorKind::Malformed(_)), "{link}: {last}");
         assert!(pages.len() < 9, "{link} was followed on and on");
@@ -409,6 +409,6 @@ async fn an_answer_that_makes_no_sense_is_not_believed() {
     assert!(matches!(file.open(0..1, 1, true).await.unwrap_err().kind, ErrorKind::Malformed(_)));
     hub.clear_faults();
     hub.fault(Fault::new(FaultKind::ExtraTreeEntry { path: "../escape".into() }));
-    let pages: Vec<_> = upstream.tree(&repo("acme/m"), of, Client).collect().await;
+    let pages: Vec<_> = upstream.tree(&repo("acme/m"), of, Client, Client).collect().await;
     assert!(matches!(pages[0].as_ref().unwrap_err().kind, ErrorKind::Malformed(_)));
 }

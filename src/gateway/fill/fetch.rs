@@ -60,7 +60,8 @@ impl Fill {
             };
             let before = gap.start;
             let mut at = before;
-            let outcome = match self.while_read(self.origin.open(gap.clone(), self.size)).await {
+            let origin = self.origin();
+            let outcome = match self.while_read(origin.open(gap.clone(), self.size)).await {
                 Some(Ok(chunks)) => self.pour(chunks, gap, &mut at, Fetcher::Main).await,
                 Some(Err(error)) => Err(Stop::Origin(error)),
                 None => Err(Stop::Unread),
@@ -139,7 +140,7 @@ impl Fill {
 
     /// Begins an extra request for `want`, if it is missing and no fetch will be there soon.
     pub(super) fn fetch_ahead(self: &Arc<Self>, want: &Range<u64>) {
-        if !self.origin.has_room() {
+        if !self.origin().has_room() {
             return;
         }
         let claimed = self.peek(|state| {
@@ -156,7 +157,7 @@ impl Fill {
         self.tasks.spawn(async move {
             let (start, mut at) = (range.start, range.start);
             let fetched = async {
-                match fill.origin.open(range.clone(), fill.size).await {
+                match fill.origin().open(range.clone(), fill.size).await {
                     Ok(chunks) => fill.pour(chunks, range, &mut at, Fetcher::Extra(start)).await,
                     Err(error) => Err(Stop::Origin(error)),
                 }

@@ -18,7 +18,7 @@ mod tests;
 
 use std::{
     any::Any,
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, HashMap},
     fmt,
     fs::File,
     sync::{Arc, Mutex, PoisonError},
@@ -169,7 +169,7 @@ pub(crate) struct Fill {
     blob: BlobId,
     size: u64,
     asked_by: String,
-    origin: Arc<dyn Origin>,
+    origin: Mutex<Arc<dyn Origin>>,
     store: Arc<dyn store::Store>,
     policy: Arc<PolicyHandle>,
     /// Whom to ask where policy refuses what came.
@@ -210,7 +210,8 @@ struct State {
     stalled_since: Option<Instant>,
     end: Option<FillEnd>,
     /// Clients that were given unverified bytes, for the log should the fill fail.
-    given_to: BTreeSet<String>,
+    /// And up to where each was given all of it, from the start.
+    given_to: BTreeMap<String, u64>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -237,6 +238,11 @@ impl Fill {
 
     fn change<T>(&self, f: impl FnOnce(&mut State) -> T) -> T {
         self.with(|state| (f(state), true))
+    }
+
+    /// Where it is fetched from now.
+    fn origin(&self) -> Arc<dyn Origin> {
+        self.origin.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// How it ended, once it has.

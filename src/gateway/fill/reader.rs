@@ -108,8 +108,14 @@ impl Reader {
     async fn read(&mut self, range: Range<u64>) -> Result<Bytes, Error> {
         let end = self.fill.peek(|state| {
             let end = self.presence.end(state);
-            if end.is_none() && !state.given_to.contains(&self.client) {
-                state.given_to.insert(self.client.clone());
+            if end.is_none() {
+                let until = match state.given_to.get_mut(&self.client) {
+                    Some(until) => until,
+                    None => state.given_to.entry(self.client.clone()).or_default(),
+                };
+                if range.start <= *until {
+                    *until = range.end.max(*until);
+                }
             }
             end
         });

@@ -50,7 +50,7 @@ impl Fill {
             }
             FillEnd::Abandoned => tracing::info!(blob = %self.blob, "fill given up"),
             failed => {
-                let given_to = self.peek(|state| state.given_to.iter().cloned().collect::<Vec<_>>().join(" "));
+                let given_to = self.peek(|state| state.given_to.keys().cloned().collect::<Vec<_>>().join(" "));
                 tracing::error!(blob = %self.blob, error = %failed, given_to, "fill failed; nothing was stored");
                 if let Err(error) = self.renew_taint().await {
                     tracing::error!(blob = %self.blob, %error, "the taint mark could not be renewed");

@@ -1,7 +1,7 @@
 //! All live fills: makes two misses of one blob one fetch, and bounds how many there are.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, HashMap},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -49,6 +49,9 @@ const MAX_SLOW: Duration = Duration::from_mins(5);
 
 /// How many digests with mismatches are remembered.
 const MAX_MISMATCHES: usize = 10_000;
+
+/// How long the origin may take to show that a file can be had, before anything goes for it.
+const PROOF_WITHIN: Duration = Duration::from_secs(8);
 
 /// A content and the size that it was said to have. A wrong size that one repo states is no fault of another that
 /// states the right one.
@@ -160,7 +163,7 @@ impl Fills {
             blob: order.blob,
             size: order.size,
             asked_by: order.asked_by,
-            origin: order.origin,
+            origin: Mutex::new(order.origin),
             store: self.store.clone(),
             policy: self.policy.clone(),
             contact: self.contact.clone(),
@@ -176,7 +179,7 @@ impl Fills {
                 stalled_by: None,
                 stalled_since: None,
                 end: None,
-                given_to: BTreeSet::new(),
+                given_to: BTreeMap::new(),
             }),
             version: watch::Sender::new(0),
             readers: watch::Sender::new(Readers { count: 0, since: Instant::now(), arrived: 0 }),
@@ -204,10 +207,17 @@ impl Fills {
         let fits = self.store.has_room(order.size).map_err(|error| self.no_place(order, error))?;
         if !fits {
             // One byte: the CDN's place for the file is kept for the fill.
-            drop(order.origin.open(0..order.size.min(1), order.size).await.map_err(Error::Upstream)?);
+            // And not for long: whoever wants the same file waits for us.
+            let proof = tokio::time::timeout(PROOF_WITHIN, order.origin.open(0..order.size.min(1), order.size)).await;
+            drop(proof.map_err(|_| Self::unproven())?.map_err(Error::Upstream)?);
             self.store.make_room(order.size).await.map_err(|error| self.no_place(order, error))?;
         }
         Ok(())
+    }
+
+    fn unproven() -> Error {
+        let why = "no room for another transfer, and the origin does not show in time that the file can be had";
+        Error::Busy { why: why.into(), retry_after: Duration::from_secs(10) }
     }
 
     /// That the store has no place for another transfer. A paused one gives way to the next try.
@@ -241,8 +251,12 @@ impl Fills {
         {
             return Err(fill.denied(&denial).into_error());
         }
+        // What fails where it was begun, under a repo's former name perhaps, may be had where it is asked for now.
+        if fill.peek(|state| state.stalled_since.is_some()) {
+            *fill.origin.lock().unwrap_or_else(PoisonError::into_inner) = order.origin;
+        }
         if !order.background {
-            fill.origin.hurry();
+            fill.origin().hurry();
         }
         let joined = fill.peek(|state| {
             let Some(claims) = &mut state.claims else { return false };
@@ -257,10 +271,10 @@ impl Fills {
         Ok(if joined { Joined::Live(fill) } else { Joined::Ending(fill) })
     }
 
-    /// The live fill that this client was given bytes of.
-    pub(crate) fn read_by(&self, key: &FillKey, client: &str) -> Option<Arc<Fill>> {
+    /// The live fill that this client was given all bytes of before `until`.
+    pub(crate) fn read_by(&self, key: &FillKey, client: &str, until: u64) -> Option<Arc<Fill>> {
         let fill = self.live().get(key).cloned()?;
-        fill.peek(|state| state.given_to.contains(client)).then_some(fill)
+        fill.peek(|state| state.given_to.get(client).is_some_and(|given| *given >= until)).then_some(fill)
     }
 
     fn refuse_past_limits(

@@ -176,7 +176,8 @@ impl Gateway {
                 Ok(Joined::Begun(fill) | Joined::Live(fill)) => fill,
                 // Our file is not among those that it records: look again when it has ended.
                 Ok(Joined::Ending(fill)) => match fill.ended().await {
-                    FillEnd::Stored(_) => continue,
+                    // Or those that it was for were refused; not ours.
+                    FillEnd::Stored(_) | FillEnd::Denied(_) => continue,
                     end => return Err(end.into_error()),
                 },
                 // Whoever has the room gives it back; where nobody has it, waiting won't help.

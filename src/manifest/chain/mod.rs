@@ -41,7 +41,7 @@ pub(super) const BATCH_LIMIT_BYTES: u64 = 64 << 20;
 /// How far other chains may be ahead of the clock without a word: what the clocks of gateways may differ by.
 const WARNED_AHEAD: time::Duration = time::Duration::seconds(5);
 /// Times further ahead are not followed: they would make all times to come useless to an auditor.
-const MOST_AHEAD: time::Duration = time::Duration::DAY;
+const MOST_AHEAD: time::Duration = time::Duration::hours(2);
 
 /// A record on its way, and who waits for it.
 pub(super) struct Waiting {
@@ -166,7 +166,7 @@ impl Chain {
         };
         let ahead = newest - OffsetDateTime::now_utc();
         if ahead > MOST_AHEAD {
-            tracing::error!(%newest, "the manifest has a record from the future, by more than a day, which counts as the \
+            tracing::error!(%newest, "the manifest has a record from the future, by more than two hours, which counts as the \
                 newest on its file until then; is this machine's clock right, and was another's wrong?");
             return None;
         }
