@@ -109,6 +109,24 @@ async fn a_file_larger_than_all_that_may_go_costs_nothing() {
 }
 
 #[tokio::test]
+async fn a_process_that_has_heard_nothing_of_the_hub_evicts_nothing() {
+    let hub = models().await;
+    let root = set_up(&hub, "store.max_size = \"10MB\"");
+    fetched(root.path(), &[&url("a"), &url("b")]).await;
+    hub.fault(Fault::new(FaultKind::Close));
+    let at = root.path().to_owned();
+    let manifest = root.path().join("manifest.csv").display().to_string();
+    // The bound was narrowed, and the first thing it does is to look whether it is kept.
+    let sync = ["sync", "--repo", "acme/c", "--set", "store.max_size=5MB", "--manifest"];
+    let ran = tokio::task::spawn_blocking(move || ran(&at, &[&sync[..], &[&manifest]].concat()));
+    let (code, _, complaint) = ran.await.unwrap();
+    assert_eq!(code, 1, "{complaint}");
+    for name in ["a", "b"] {
+        assert!(is_stored(root.path(), &hub, name), "{name} went: {complaint}");
+    }
+}
+
+#[tokio::test]
 async fn sync_keeps_the_bound_that_serving_keeps() {
     let hub = models().await;
     let root = set_up(&hub, "store.max_size = \"10MB\"");

@@ -66,6 +66,14 @@ struct Script {
     pieces: AtomicUsize,
 }
 
+impl Script {
+    fn new(content: Bytes, acts: impl IntoIterator<Item = Act>, gate: Option<Arc<Semaphore>>) -> Arc<Self> {
+        let acts = Mutex::new(acts.into_iter().collect());
+        let (openings, sent, pieces) = (Mutex::default(), AtomicU64::default(), AtomicUsize::default());
+        Arc::new(Self { content, acts, openings, sent, gate, pieces })
+    }
+}
+
 #[async_trait]
 impl Origin for Arc<Script> {
     async fn open(&self, range: Range<u64>, _: u64) -> upstream::Result<BoxStream<'static, upstream::Result<Bytes>>> {
@@ -138,14 +146,7 @@ impl Bench {
         let fills = Fills::new(config, store.clone(), manifest.clone(), policy.clone(), contact, Tasks::here(tasks));
         // Not the same byte everywhere: a piece in the wrong place must change the digest.
         let content: Vec<u8> = (0..size).map(|n| u8::try_from((n * 31 + n / 251) % 256).unwrap()).collect();
-        let script = Arc::new(Script {
-            content: content.into(),
-            acts: Mutex::new(acts.into_iter().collect()),
-            openings: Mutex::default(),
-            sent: AtomicU64::default(),
-            gate,
-            pieces: AtomicUsize::default(),
-        });
+        let script = Script::new(content.into(), acts, gate);
         Self { dir, policy, store, manifest, fills, script }
     }
 

@@ -23,6 +23,38 @@ async fn what_is_here_when_the_origin_stays_away_is_kept_for_the_next_reader() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_fails_where_it_was_begun_is_fetched_on_where_the_next_reader_asks_for_it() {
+    let moved = || Act::Fail(ErrorKind::Moved(Repo::new(RepoKind::Model, "org/new").unwrap()));
+    let bench = Bench::new(20 * MIB, [Act::Cut(10 * MIB as u64), moved(), moved(), moved()], None).await;
+    let size = 20 * MIB as u64;
+    let fill = bench.begin().await;
+    assert!(read(reader(&fill, 0..size, Reading::Sequential)).await.1);
+    let elsewhere = Script::new(bench.script.content.clone(), [], None);
+    let order = Order { origin: Arc::new(elsewhere.clone()), ..bench.order() };
+    let Joined::Live(fill) = bench.fills.join(order).await.unwrap() else { panic!("not live") };
+    let (bytes, broke) = read(reader(&fill, 0..size, Reading::Sequential)).await;
+    assert!(!broke && bytes == bench.script.content);
+    assert_eq!(elsewhere.openings.lock().unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn a_client_is_known_to_have_what_it_was_given_from_the_start_and_no_slice() {
+    let gate = Arc::new(Semaphore::new(40));
+    let bench = Bench::new(20 * MIB, [], Some(gate.clone())).await;
+    let (fill, key) = (bench.begin().await, bench.order().key);
+    prefix(&fill, 2000).await;
+    let knows = |until| {
+        let clients: Vec<_> = fill.peek(|state| state.given_to.keys().cloned().collect());
+        assert_eq!(clients.len(), 1);
+        bench.fills.read_by(&key, &clients[0], until).is_some()
+    };
+    assert!(!read(reader(&fill, 1000..2000, Reading::Slice)).await.1);
+    assert!(!knows(1) && !knows(2000));
+    assert!(!read(reader(&fill, 0..1000, Reading::Slice)).await.1);
+    assert!(knows(1000) && !knows(1001));
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_nobody_comes_back_for_is_dropped_after_half_an_hour() {
     let refused = ErrorKind::ProxyAuth { schemes: Vec::new() };
     for acts in [vec![Act::Cut(10 * MIB as u64), Act::Fail(refused)], Vec::new()] {
