@@ -89,14 +89,12 @@ impl Gateway {
         let wanted = Wanted { range: range.unwrap_or(0..file.size), to_the_end: rest.is_some() };
         let source = by(answer_by, Awaited::Store, Box::pin(self.source(asker, file, wanted, rest))).await?;
         let filled = async {
-            match source {
-                Source::Stored(hit) => Ok(hit),
+            let opened = match source {
+                Source::Stored(hit) => return Ok(hit),
                 Source::Fill(fill, wanted) => self.follow(asker, file, fill, wanted).await,
                 Source::AnyFill(wanted) => self.open_by_fill(asker, file, wanted).await,
-            }
-        };
-        let filled = async {
-            match filled.await {
+            };
+            match opened {
                 Err(error) => Err(self.told_of_move(file, error).await),
                 opened => opened,
             }
