@@ -52,7 +52,7 @@ pub use approvals::{Approval, ApprovalShown, ApprovalsConfig, Proposal, YesOrNo}
 pub use audit::{Audit, AuditEntry, AuditFilter, Change};
 pub use id::Id;
 pub use ledger::Note;
-pub use line::line;
+pub use line::{line, shown};
 pub use purge::Purged;
 pub use refusals::Refused;
 pub use requests::{Request, Requests, State, Wish};

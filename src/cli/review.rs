@@ -16,7 +16,7 @@ use super::{
     remote::RemoteArgs,
 };
 use crate::{
-    admin::{Id, Proposal},
+    admin::{Id, Proposal, shown},
     config::Sources,
     hub::{Commit, Repo},
     policy::LicenseId,
@@ -119,11 +119,15 @@ pub(super) fn inspect(sources: &Sources, args: &InspectArgs) -> Done {
 }
 
 fn print_inspection(found: &Value) {
-    let text = |field: &str| found[field].as_str().unwrap_or("-");
+    // All of it is what upstream and the repo's owner wrote.
+    let text = |field: &str| shown(found[field].as_str().unwrap_or("-"));
     println!("{}@{}", text("canonical"), text("commit"));
     println!("  owner      {}", text("author"));
     let flags = ["gated", "private", "disabled"].into_iter().filter(|flag| found[*flag] == true);
-    println!("  upstream   {}", iter::once(text("upstream_id")).chain(flags).collect::<Vec<_>>().join(", "));
+    println!(
+        "  upstream   {}",
+        iter::once(text("upstream_id")).chain(flags.map(str::to_owned)).collect::<Vec<_>>().join(", ")
+    );
     println!("  changed    {}", text("last_modified"));
     for (source, name) in [("readme", "README.md"), ("card", "cardData"), ("tags", "tags")] {
         println!("  licence    {} ({name})", claim(&found["licence"][source]));
@@ -132,20 +136,20 @@ fn print_inspection(found: &Value) {
     println!("  files      {files}{}, {}", if found["whole"] == false { " or more" } else { "" }, ByteSize::b(bytes));
     for largest in found["largest"].as_array().into_iter().flatten() {
         let size = ByteSize::b(largest[1].as_u64().unwrap_or_default()).to_string();
-        println!("  {size:>9}  {}", largest[0].as_str().unwrap_or("-"));
+        println!("  {size:>9}  {}", shown(largest[0].as_str().unwrap_or("-")));
     }
     println!("  runs code  {} files", found["code_files"]);
     for path in found["code"].as_array().into_iter().flatten() {
-        println!("             {}", path.as_str().unwrap_or("-"));
+        println!("             {}", shown(path.as_str().unwrap_or("-")));
     }
 }
 
 /// What one source states: a list of licences, a reason why it can't be read, or nothing.
 fn claim(claim: &Value) -> String {
     if let Some(stated) = claim["stated"].as_array() {
-        return stated.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(", ");
+        return stated.iter().filter_map(Value::as_str).map(shown).collect::<Vec<_>>().join(", ");
     }
-    claim["unreadable"].as_str().map_or_else(|| "none stated".into(), |why| format!("unreadable: {why}"))
+    claim["unreadable"].as_str().map_or_else(|| "none stated".into(), |why| format!("unreadable: {}", shown(why)))
 }
 
 pub(super) fn approve(sources: &Sources, args: &ApproveArgs) -> Done {
